@@ -1,0 +1,492 @@
+"""The catalogue, and how outcomes become causes."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probe import faults
+from probe.faults import catalogue, diagnose, explain, listing
+from probe.model import PROBLEMS, Outcome, Profile, Reference, Severity, Status, Who
+from tests.report.samples import GPUS, OF_THE_NODE, PER_GPU, healthy, outcome
+
+A, B, C = GPUS[:3]
+SIGNALS = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE")
+
+
+def codes(*outcomes: Outcome, profile: Profile = Profile.READINESS) -> list[str]:
+    return [cause.code for cause in diagnose(outcomes, profile)]
+
+
+# ---------------------------------------------------------------------------------------------------- each by itself
+
+EVIDENCE: list[tuple[str, Outcome]] = [
+    ("GPU_DRIVER_STUCK", outcome("device.stuck", reason="stuck")),
+    ("GPU_DRIVER_STUCK", outcome("device.stuck")),
+    ("DEVICE_NODE_EPERM", outcome("device.nodes", reason="eperm")),
+    ("DEVICE_NODE_EPERM", outcome("device.uvm", reason="eperm")),
+    ("DEVICE_NODE_ENXIO", outcome("device.nodes", reason="enxio")),
+    ("DEVICE_OPEN_HANGS", outcome("device.nodes", "timeout", step="open /dev/nvidia0")),
+    ("DEVICE_OPEN_HANGS", outcome("device.module", "timeout")),
+    ("GPU_EXPECTED_ABSENT", outcome("device.nodes", reason="expected_absent")),
+    ("GPU_EXPECTED_ABSENT", outcome("nvml.count", reason="expected_absent", expected=1, found=0)),
+    ("GPU_EXPECTED_ABSENT", outcome("nvml.reach", reason="expected_absent")),
+    ("DEVICE_NODES_MISSING", outcome("device.nodes", reason="missing")),
+    ("DEVICE_NODES_MISSING", outcome("device.nodes")),
+    ("DEVICE_MODULE_MISSING", outcome("device.module", reason="missing")),
+    ("DEVICE_UVM_MISSING", outcome("device.uvm", reason="missing")),
+    ("DEVICE_UVM_STALE", outcome("device.uvm", reason="stale_major")),
+    ("SHM_SMALL", outcome("device.shm", "warn", reason="small")),
+    ("SHM_SMALL", outcome("device.shm")),
+    ("LIMIT_NOFILE", outcome("device.limits", "warn", limit="nofile", reason="small")),
+    ("LIMIT_MEMLOCK", outcome("device.limits", "warn", limit="memlock", reason="small")),
+    ("NVML_DRIVER_MISMATCH", outcome("nvml.reach", nvml_code=18)),
+    ("NVML_DRIVER_NOT_LOADED", outcome("nvml.reach", nvml_code=9)),
+    ("NVML_GPU_LOST_15", outcome("nvml.recovery", target=A, nvml_code=15)),
+    ("NVML_RESET_REQUIRED_16", outcome("nvml.recovery", target=A, nvml_code=16)),
+    ("NVML_UNKNOWN_999", outcome("nvml.reach", nvml_code=999)),
+    ("NVML_NO_PERMISSION", outcome("nvml.reach", nvml_code=4)),
+    ("NVML_NO_PERMISSION", outcome("nvml.mode", "unknown", target=A, nvml_code=4)),
+    ("NVML_IRQ_ISSUE_11", outcome("nvml.reach", nvml_code=11)),
+    ("NVML_INSUFFICIENT_POWER_8", outcome("nvml.ecc", target=A, nvml_code=8)),
+    ("NVML_CORRUPTED_INFOROM_14", outcome("nvml.ecc", target=A, nvml_code=14)),
+    ("NVML_CODE_10", outcome("nvml.reach", nvml_code=10)),
+    ("NVML_LIBRARY_MISSING", outcome("nvml.reach", reason="library_missing")),
+    ("NVML_LIBRARY_MISSING", outcome("nvml.reach", nvml_code=12)),
+    ("NVML_LIBRARY_MISSING", outcome("nvml.reach", nvml_code=12, reason="library_missing")),
+    ("NVML_HANGS", outcome("nvml.reach", "timeout", step="nvmlInit")),
+    ("NVML_GPU_HANGS", outcome("nvml.ecc", "timeout", target=A, step="nvmlDeviceGetHandleByIndex(0)")),
+    ("NVML_HANGS", outcome("nvml.ecc", "timeout", target="gpu:*")),
+    ("NVML_COUNT_ZERO", outcome("nvml.count", expected=2, found=0)),
+    ("NVML_COUNT_LOW", outcome("nvml.count", expected=8, found=7)),
+    ("NVML_COUNT_HIGH", outcome("nvml.count", "warn", expected=1, found=8)),
+    ("CUDA_INIT_HANGS", outcome("cuda.init", "timeout", step="cuInit")),
+    ("CUDA_LIBRARY_MISSING", outcome("cuda.init", reason="library_missing")),
+    ("CUDA_CONTEXT_FAILS", outcome("cuda.context", target=A)),
+    ("CUDA_CONTEXT_2", outcome("cuda.context", target=A, cuda_code=2)),
+    ("CUDA_CONTEXT_HANGS", outcome("cuda.context", "timeout", target=A)),
+    ("CUDA_WRONG_RESULT", outcome("cuda.kernel", target=A, reason="wrong_words")),
+    ("CUDA_KERNEL_FAILS", outcome("cuda.kernel", target=A)),
+    ("CUDA_KERNEL_700", outcome("cuda.kernel", target=A, cuda_code=700)),
+    ("CUDA_KERNEL_HANGS", outcome("cuda.kernel", "timeout", target=A)),
+    ("CUDA_CODE_719", outcome("torch.tensor", target=A, cuda_code=719)),
+    ("CUDA_INIT_304", outcome("cuda.init", cuda_code=304)),
+    ("CUDA_COUNT_DIFFERS", outcome("cuda.counts", expected=8, found=7)),
+    ("TORCH_MISSING", outcome("torch.import", reason="torch_missing")),
+    ("TORCH_IMPORT_FAILS", outcome("torch.import", reason="import_error")),
+    ("TORCH_IMPORT_FAILS", outcome("torch.import")),
+    ("TORCH_ABI_MISMATCH", outcome("torch.import", "fail", "x.so: undefined symbol: _Z3", reason="import_error")),
+    ("TORCH_IMPORT_HANGS", outcome("torch.import", "timeout", step="import torch")),
+    ("TORCH_CPU_BUILD", outcome("torch.build", reason="cpu_build")),
+    ("TORCH_CUDA_TOO_NEW", outcome("torch.build", reason="cuda_too_new")),
+    ("TORCH_ARCH_MISSING", outcome("torch.arch", target=A, reason="arch_missing")),
+    ("TORCH_ARCH_MISSING", outcome("torch.tensor", target=A, cuda_code=209)),
+    ("TORCH_WRONG_RESULT", outcome("torch.tensor", target=A, reason="wrong_words")),
+    ("TORCH_TENSOR_FAILS", outcome("torch.tensor", target=A)),
+    ("TORCH_TENSOR_HANGS", outcome("torch.tensor", "timeout", target=A)),
+    ("TORCH_NCCL_FAILS", outcome("torch.nccl")),
+    ("TORCH_NCCL_HANGS", outcome("torch.nccl", "timeout")),
+    ("GPU_LIST_LATE", outcome("torch.tensor", "timeout", target="gpu:*", step="enumeration")),
+    ("PROBE_INTERNAL", outcome("nvml.reach", "unknown", reason="internal")),
+    ("CHILD_OOM_KILLED", outcome("torch.import", "unknown", reason="oom_killed")),
+    ("CHILD_KILLED", outcome("torch.import", "unknown", reason="killed")),
+    ("CHILD_FLOODED", outcome("nvml.reach", "unknown", reason="flooded")),
+    ("CHILD_SILENT", outcome("nvml.reach", "unknown", reason="silent")),
+    ("CHECK_FAILED", outcome("service.http.web")),
+    ("CHECK_TIMEOUT", outcome("service.http.web", "timeout")),
+    ("CHECK_UNKNOWN", outcome("service.http.web", "unknown")),
+    ("CHECK_WARNED", outcome("device.disk", "warn")),
+]
+CUDA_CODES = (3, 34, 46, 100, 101, 200, 209, 214, 218, 219, 221, 222, 500, 802, 803, 804, *range(805, 811), 999)
+EVIDENCE += [(f"CUDA_INIT_{code}", outcome("cuda.init", cuda_code=code)) for code in CUDA_CODES]
+EVIDENCE += [
+    (f"{rung.upper()}_CRASHED_{signal}", outcome(check, target=target, signal=signal))
+    for rung, check, target in (("nvml", "nvml.reach", ""), ("cuda", "cuda.init", ""), ("torch", "torch.tensor", A))
+    for signal in SIGNALS
+]
+
+
+@pytest.mark.parametrize(("code", "seen"), EVIDENCE, ids=[f"{code}-{seen.id}" for code, seen in EVIDENCE])
+def test_each_fault_is_recognised_by_its_evidence(code: str, seen: Outcome) -> None:
+    (cause,) = diagnose([seen])
+    assert (code, seen.summary, (Reference(seen.id, seen.target),)) == (cause.code, cause.summary, cause.checks)
+
+
+def test_no_fault_is_out_of_reach() -> None:
+    reached = {code for code, _ in EVIDENCE}
+    shapes = {fault.code: re.sub(r"\{\w+\}", r"\\w+", fault.code) for fault in catalogue()}
+    assert [] == [code for code, shape in shapes.items() if not any(re.fullmatch(shape, one) for one in reached)]
+
+
+@pytest.mark.parametrize("fault", catalogue(), ids=lambda fault: str(fault.code))
+def test_a_remedy_begins_with_a_sentence_short_enough_for_the_first_line(fault: faults.Fault) -> None:
+    first = re.split(r"(?<=\.) ", fault.remedy)[0]
+    assert len(first) <= 90
+    assert first.endswith(".")
+    assert first[0].isupper()
+    assert fault.source
+
+
+def test_two_faults_of_the_same_code_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    fault: dict[str, Any] = {"title": "t", "priority": 1, "remedy": "r.", "who": "user", "source": "s", "when": [{}]}
+    twice = {"group": {}, "fault": [{"code": "SAME", **fault}, {"code": "SAME", **fault}]}
+    monkeypatch.setattr(tomllib, "load", lambda file: twice)
+    with pytest.raises(ValueError, match="more than one fault is called SAME"):
+        catalogue.__wrapped__()
+
+
+def test_a_run_without_problems_never_reads_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "catalogue", lambda: pytest.fail("read"))
+    assert () == diagnose(healthy())
+
+
+@pytest.mark.parametrize("library", ["tomllib", "difflib", "pathlib"])
+def test_importing_faults_does_not_import_what_only_a_problem_needs(library: str) -> None:
+    program = f"import sys, probe.faults; sys.exit({library!r} in sys.modules)"
+    assert 0 == subprocess.run([sys.executable, "-S", "-c", program], check=False, env=_path()).returncode
+
+
+def _path() -> dict[str, str]:
+    """``-S``: no .pth file of an environment imports anything first."""
+    return {"PYTHONPATH": ":".join(filter(None, sys.path))}
+
+
+# ------------------------------------------------------------------------------------------------------- their order
+
+NO_GPU_PASSED = [
+    outcome("device.nodes", summary="no /dev/nvidia0", reason="expected_absent"),
+    outcome("device.uvm", "skip", "needs device.nodes"),
+    outcome("nvml.reach", summary="libnvidia-ml.so.1 is not found", reason="library_missing", nvml_code=12),
+    outcome("nvml.count", "skip", "needs nvml.reach"),
+    outcome("nvml.ecc", "skip", "needs nvml.reach", target="gpu:*"),
+    outcome("cuda.init", summary="libcuda.so.1 is not found", reason="library_missing"),
+    outcome("cuda.kernel", "skip", "needs cuda.init", target="gpu:*"),
+    outcome("torch.tensor", "skip", "needs cuda.kernel", target="gpu:*"),
+]
+
+
+def test_an_absent_gpu_is_the_one_cause_of_all_that_is_missing_without_it() -> None:
+    (cause,) = diagnose(NO_GPU_PASSED)
+    assert ("GPU_EXPECTED_ABSENT", "no /dev/nvidia0") == (cause.code, cause.summary)
+    assert {(seen.id, seen.target) for seen in NO_GPU_PASSED} == {(one.id, one.target) for one in cause.checks}
+
+
+CODED: list[tuple[str, dict[str, Any]]] = [
+    ("nvml.reach", {"nvml_code": code}) for code in (4, 8, 9, 10, 11, 15, 16, 18, 999)
+]
+CODED += [("cuda.init", {"cuda_code": code}) for code in CUDA_CODES]
+SIGNALLED: list[tuple[str, dict[str, Any]]] = [
+    (check, {"signal": signal}) for check in ("nvml.reach", "cuda.init") for signal in SIGNALS
+]
+MISSING = [
+    outcome("device.nodes", reason="missing"),
+    outcome("device.nodes", reason="expected_absent"),
+    outcome("device.uvm", reason="missing"),
+    outcome("device.module", reason="missing"),
+    outcome("nvml.count", expected=8, found=7),
+    outcome("nvml.count", expected=8, found=0),
+    outcome("torch.build", reason="cpu_build"),
+]
+
+
+@pytest.mark.parametrize("missing", MISSING, ids=lambda seen: f"{seen.id}-{seen.data.get('reason', 'count')}")
+@pytest.mark.parametrize(("check", "data"), CODED + SIGNALLED, ids=str)
+def test_a_code_or_a_signal_stands_before_whatever_is_merely_missing(
+    check: str, data: dict[str, Any], missing: Outcome
+) -> None:
+    said = next(iter(data.values()))
+    summary = f"the driver ended in {said}"
+    cause = diagnose([missing, outcome(check, summary=summary, **data)])[0]
+    assert Reference(check, "") == cause.checks[0]
+    assert str(said) in cause.summary
+
+
+@pytest.mark.parametrize("library", ["nvml.reach", "cuda.init"])
+def test_a_code_stands_before_a_missing_library_of_the_other_rung(library: str) -> None:
+    other: tuple[str, dict[str, Any]] = {
+        "nvml.reach": ("cuda.init", {"cuda_code": 802}),
+        "cuda.init": ("nvml.reach", {"nvml_code": 18}),
+    }[library]
+    causes = diagnose([outcome(library, reason="library_missing"), outcome(other[0], **other[1])])
+    assert Reference(other[0], "") == causes[0].checks[0]
+
+
+@pytest.mark.parametrize(
+    ("expected", "outcomes"),
+    [
+        (
+            ["NVML_DRIVER_MISMATCH"],
+            [outcome("nvml.reach", nvml_code=18), outcome("cuda.init", cuda_code=803)],
+        ),
+        (
+            ["DEVICE_NODE_EPERM"],
+            [
+                outcome("nvml.reach", nvml_code=999),
+                outcome("cuda.init", cuda_code=100),
+                outcome("device.nodes", reason="eperm"),
+            ],
+        ),
+        (["CUDA_INIT_802"], [outcome("cuda.init", cuda_code=802), outcome("torch.tensor", target=A)]),
+        (["CUDA_INIT_999"], [outcome("device.uvm", reason="missing"), outcome("cuda.init", cuda_code=999)]),
+        (
+            ["CUDA_INIT_802", "NVML_UNKNOWN_999"],
+            [outcome("nvml.reach", nvml_code=999), outcome("cuda.init", cuda_code=802)],
+        ),
+        (
+            ["NVML_GPU_LOST_15"],
+            [
+                outcome("nvml.count", expected=8, found=7),
+                outcome("nvml.recovery", target=A, nvml_code=15),
+                outcome("torch.tensor", target=A),
+            ],
+        ),
+        (
+            ["NVML_GPU_LOST_15", "TORCH_TENSOR_FAILS"],
+            [outcome("nvml.recovery", target=A, nvml_code=15), outcome("torch.tensor", target=B)],
+        ),
+        (["NVML_HANGS"], [outcome("nvml.reach", "timeout"), outcome("cuda.init", "timeout")]),
+        (
+            ["GPU_DRIVER_STUCK"],
+            [outcome("nvml.reach", nvml_code=18), outcome("device.stuck", reason="stuck")],
+        ),
+        (
+            ["GPU_EXPECTED_ABSENT", "TORCH_IMPORT_HANGS"],
+            [outcome("torch.import", "timeout"), outcome("device.nodes", reason="expected_absent")],
+        ),
+        (
+            ["TORCH_IMPORT_HANGS", "TORCH_CPU_BUILD"],
+            [outcome("torch.import", "timeout"), outcome("torch.build", reason="cpu_build")],
+        ),
+        (["TORCH_CUDA_TOO_NEW"], [outcome("torch.build", reason="cuda_too_new"), outcome("torch.tensor", target=A)]),
+        (
+            ["CUDA_WRONG_RESULT", "NVML_DRIVER_MISMATCH"],
+            [outcome("nvml.reach", nvml_code=18), outcome("cuda.kernel", target=A, reason="wrong_words")],
+        ),
+        (
+            ["CUDA_WRONG_RESULT"],
+            [
+                outcome("torch.tensor", target=A, reason="wrong_words"),
+                outcome("cuda.kernel", target=A, reason="wrong_words"),
+            ],
+        ),
+        (
+            ["CHECK_FAILED", "CHECK_FAILED"],
+            [outcome("service.http.a"), outcome("service.http.b")],
+        ),
+        (
+            ["NVML_HANGS", "CHECK_TIMEOUT"],
+            [outcome("service.http.a", "timeout"), outcome("nvml.reach", "timeout")],
+        ),
+        (
+            ["TORCH_TENSOR_FAILS", "SHM_SMALL"],
+            [outcome("device.shm", "warn", severity="advisory"), outcome("torch.tensor", target=A)],
+        ),
+        (
+            ["CHECK_FAILED", "PROBE_INTERNAL"],
+            [outcome("nvml.ecc", "unknown", reason="internal"), outcome("service.ssh")],
+        ),
+        (
+            ["TORCH_TENSOR_HANGS", "NVML_NO_PERMISSION"],
+            [outcome("nvml.mode", "unknown", target=A, nvml_code=4), outcome("torch.tensor", "timeout", target=A)],
+        ),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value[0], str) else "",
+)
+def test_the_cause_stands_first_and_no_innocent_beside_it(expected: list[str], outcomes: list[Outcome]) -> None:
+    assert expected == codes(*outcomes)
+    assert expected == codes(*reversed(outcomes))
+
+
+def test_a_rung_breaks_a_tie() -> None:
+    outcomes = outcome("cuda.init", cuda_code=802), outcome("nvml.reach", nvml_code=14)
+    assert ["NVML_CORRUPTED_INFOROM_14", "CUDA_INIT_802"] == codes(*outcomes)
+
+
+def test_advisory_problems_come_last_whatever_their_priority() -> None:
+    lost = outcome("nvml.temperature", target=A, severity="advisory", nvml_code=15)
+    assert ["CHECK_FAILED", "NVML_GPU_LOST_15"] == codes(lost, outcome("service.ssh"))
+
+
+def test_a_lost_permission_stands_first_in_liveness() -> None:
+    outcomes = outcome("nvml.reach", nvml_code=18), outcome("device.uvm", reason="stale_major")
+    assert ["DEVICE_UVM_STALE", "NVML_DRIVER_MISMATCH"] == codes(*outcomes, profile=Profile.LIVENESS)
+    assert ["NVML_DRIVER_MISMATCH"] == codes(*outcomes)
+
+
+# ----------------------------------------------------------------------------------------------------- several GPUs
+
+
+def test_one_fault_on_some_gpus_is_one_cause_that_names_them() -> None:
+    outcomes = [outcome("cuda.kernel", "pass", target=gpu) for gpu in GPUS[3:]]
+    outcomes += [outcome("cuda.kernel", "fail", "3 words differ.", target=g, reason="wrong_words") for g in (A, B, C)]
+    (cause,) = diagnose(outcomes)
+    names = ", ".join(gpu.removeprefix("gpu:") for gpu in (A, B, C))
+    assert f"3 of 8 GPUs: 3 words differ ({names})" == cause.summary
+    assert tuple(Reference("cuda.kernel", gpu) for gpu in (A, B, C)) == cause.checks
+
+
+def test_one_fault_on_all_gpus_names_none() -> None:
+    (cause,) = diagnose([outcome("torch.tensor", "timeout", "no answer", target=gpu) for gpu in GPUS])
+    assert "8 of 8 GPUs: no answer" == cause.summary
+
+
+def test_the_only_gpu_needs_no_name() -> None:
+    (cause,) = diagnose([outcome("torch.tensor", "timeout", "no answer", target=A)])
+    assert "no answer" == cause.summary
+
+
+def test_a_fault_of_the_node_explains_every_gpu() -> None:
+    outcomes = [outcome("torch.tensor", target=gpu) for gpu in GPUS] + [outcome("cuda.init", cuda_code=802)]
+    assert ["CUDA_INIT_802"] == codes(*outcomes)
+
+
+def test_a_skip_follows_the_need_of_its_own_gpu() -> None:
+    outcomes = [
+        outcome("cuda.kernel", target=A, reason="wrong_words"),
+        outcome("cuda.kernel", "timeout", target=B),
+        outcome("torch.tensor", "skip", "needs cuda.kernel", target=A),
+        outcome("torch.tensor", "skip", "needs cuda.kernel", target=B),
+    ]
+    by_code = {cause.code: cause.checks[1:] for cause in diagnose(outcomes)}
+    assert {
+        "CUDA_WRONG_RESULT": (Reference("torch.tensor", A),),
+        "CUDA_KERNEL_HANGS": (Reference("torch.tensor", B),),
+    } == by_code
+
+
+def test_a_skip_for_another_reason_follows_nothing() -> None:
+    outcomes = [outcome("nvml.reach", nvml_code=18), outcome("nvml.ecc", "skip", "not supported on this GPU")]
+    assert [(Reference("nvml.reach", ""),)] == [cause.checks for cause in diagnose(outcomes)]
+
+
+def test_what_was_not_started_for_a_stuck_child_follows_it() -> None:
+    reason = "not started: pid 7 of an earlier run is stuck there (device.stuck)"
+    (cause,) = diagnose([outcome("device.stuck", reason="stuck"), outcome("nvml.reach", "skip", reason)])
+    assert (Reference("device.stuck", ""), Reference("nvml.reach", "")) == cause.checks
+
+
+# ------------------------------------------------------------------------------------------------- whatever comes in
+
+reasons = st.sampled_from(
+    [
+        "expected_absent",
+        "library_missing",
+        "eperm",
+        "enxio",
+        "missing",
+        "stale_major",
+        "cpu_build",
+        "cuda_too_new",
+        "arch_missing",
+        "wrong_words",
+        "import_error",
+        "torch_missing",
+        "stuck",
+        "internal",
+        "small",
+        "oom_killed",
+        "killed",
+        "flooded",
+        "silent",
+    ]
+)
+data = st.dictionaries(
+    st.sampled_from(["reason", "nvml_code", "cuda_code", "signal", "step", "found"]), st.none()
+).flatmap(
+    lambda keys: st.fixed_dictionaries(
+        {
+            key: {
+                "reason": reasons,
+                "nvml_code": st.sampled_from([4, 9, 12, 15, 16, 18, 77, 999]),
+                "cuda_code": st.sampled_from([*CUDA_CODES, 2, 700]),
+                "signal": st.sampled_from(SIGNALS),
+                "step": st.just("cuInit"),
+                "found": st.integers(0, 8),
+            }[key]
+            for key in keys
+        }
+    )
+)
+outcomes_ = st.lists(
+    st.builds(
+        lambda place, status, severity, data: Outcome(
+            place[0], place[1], status, severity, "needs cuda.init" if status is Status.SKIP else "said", 0, 0, data
+        ),
+        st.one_of(
+            st.tuples(st.sampled_from([*OF_THE_NODE, "service.ssh"]), st.just("")),
+            st.tuples(st.sampled_from(PER_GPU), st.sampled_from([*GPUS[:3], "gpu:*", "cpu:0"])),
+        ),
+        st.sampled_from(Status),
+        st.sampled_from(Severity),
+        data,
+    ),
+    unique_by=lambda outcome: (outcome.id, outcome.target),
+    max_size=25,
+)
+
+
+@given(outcomes_)
+def test_every_problem_is_in_exactly_one_cause_and_nothing_that_passed_in_any(outcomes: list[Outcome]) -> None:
+    named = [(one.id, one.target) for cause in diagnose(outcomes) for one in cause.checks]
+    status = {(seen.id, seen.target): seen.status for seen in outcomes}
+    assert len(named) == len(set(named))
+    assert {name for name in status if status[name] in PROBLEMS} <= set(named)
+    assert {status[name] for name in named} <= PROBLEMS | {Status.SKIP}
+
+
+@given(outcomes_)
+def test_the_first_cause_is_of_a_critical_failure_where_there_is_one(outcomes: list[Outcome]) -> None:
+    def critical(seen: Outcome) -> bool:
+        return seen.severity is Severity.CRITICAL and seen.status in (Status.FAIL, Status.TIMEOUT)
+
+    by_name = {Reference(seen.id, seen.target): seen for seen in outcomes}
+    causes = diagnose(outcomes)
+    if any(map(critical, outcomes)):
+        assert critical(by_name[causes[0].checks[0]])
+
+
+# ---------------------------------------------------------------------------------------------------- probe explain
+
+
+@pytest.mark.parametrize("fault", catalogue(), ids=lambda fault: str(fault.code))
+def test_explain_says_what_a_code_means_and_who_mends_it(fault: faults.Fault) -> None:
+    text = explain(fault.code)
+    assert text.startswith(f"{fault.code}: {fault.title}\n")
+    assert fault.remedy in text
+    assert fault.who.value in text
+    assert fault.source in text
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("CUDA_INIT_304", "CUDA 304 from cuInit"),
+        ("NVML_CODE_10", "NVML 10: a code"),
+        ("CUDA_INIT_802", "the NVSwitch fabric is not initialised"),
+        ("NVML_CRASHED_SIGBUS", "SIGBUS inside libnvidia-ml"),
+    ],
+)
+def test_explain_knows_every_code_that_a_report_can_hold(code: str, says: str) -> None:
+    assert says in explain(code)
+
+
+@pytest.mark.parametrize(
+    ("code", "near"), [("GPU_EXPECTED_ABSENTS", "GPU_EXPECTED_ABSENT"), ("shm_smal", "SHM_SMALL"), ("", "GPU_")]
+)
+def test_an_unknown_code_is_answered_with_the_nearest(code: str, near: str) -> None:
+    with pytest.raises(KeyError) as caught:
+        explain(code)
+    assert near in str(caught.value)
+
+
+def test_the_listing_has_a_line_for_each_fault() -> None:
+    assert sorted(fault.code for fault in catalogue()) == sorted(line.split()[0] for line in listing().splitlines())
+
+
+def test_every_remedy_has_somebody_to_do_it() -> None:
+    assert {fault.who for fault in catalogue()} <= set(Who)
