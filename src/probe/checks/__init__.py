@@ -1,0 +1,33 @@
+"""One file per question. This list is the whole of the registration: a new check is its file and its name here."""
+
+from importlib import import_module
+
+from probe.registry import CHECKS, Registry
+
+NAMES = (
+    "device_nodes",
+    "device_uvm",
+    "device_module",
+    "device_stuck",
+    "device_shm",
+    "device_limits",
+    "nvml_reach",
+    "nvml_count",
+    "nvml_memory",
+    "nvml_processes",
+    "cuda_init",
+    "cuda_context",
+    "cuda_kernel",
+    "cuda_counts",
+    "torch_import",
+    "torch_build",
+    "torch_arch",
+    "torch_tensor",
+)
+
+
+def load() -> Registry:
+    """Import every check and return the registry, in the order of the ladder."""
+    for name in NAMES:
+        import_module(f"{__name__}.{name}")
+    return CHECKS

@@ -1,0 +1,190 @@
+"""All that a check may touch: what workers answered, which GPUs there are, this machine's harmless files, the past.
+
+A check awaits answers and never starts, kills or times anything. An answer that will not come raises
+`probe.model.NoAnswer` with the finding that says why, which the engine makes the check's own outcome.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, NamedTuple, TypeVar
+
+import anyio
+
+from probe.model import Expectation, Facts, Finding, NoAnswer, Record, Status, failed, skipped, unknown
+from probe.state import Leaving
+
+T = TypeVar("T")
+
+NVML_NOT_SUPPORTED = 3
+NVML_NO_PERMISSION = 4
+NVML_FUNCTION_NOT_FOUND = 13
+
+
+class Target(NamedTuple):
+    """What a per-GPU check is asked of: ``gpu:GPU-...``, ``gpu:MIG-...`` or ``cpu:<n>``."""
+
+    name: str
+    skip: str = ""
+    """Not to be touched, for this reason."""
+    product: str = ""
+    """The GPU's name, where known."""
+
+
+class Later(Generic[T]):
+    """A value that comes once, or never and then with the reason."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self._value: T | None = None
+        self._finding: Finding | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self._event.is_set()
+
+    def set(self, value: T) -> None:
+        if not self.settled:
+            self._value = value
+            self._event.set()
+
+    def fail(self, finding: Finding) -> None:
+        if not self.settled:
+            self._finding = finding
+            self._event.set()
+
+    async def get(self) -> T:
+        """Raise NoAnswer when it will never come."""
+        await self._event.wait()
+        if self._finding is not None:
+            raise NoAnswer(self._finding)
+        return self._value  # type: ignore[return-value]  # set by set(), or the line above raised
+
+
+Ending = Callable[[str], Finding]
+"""What a worker's end means to one who waits for it; told the last step it announced."""
+
+
+class Answers:
+    """What the workers said, and who is still waiting for what."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[str, str, str], Record] = {}
+        self._endings: dict[tuple[str, str], Ending] = {}
+        self._steps: dict[tuple[str, str], str] = {}
+        self._waiting: dict[tuple[str, str, str], anyio.Event] = {}
+        self.wanted: Callable[[str, str], None] = lambda worker, target: None
+        """Called before each wait; starts the workers that are started on demand."""
+
+    def put(self, worker: str, target: str, record: Record) -> None:
+        """File one record of the worker for `target`; a record's own target goes before that."""
+        target = record.target or target
+        if record.key == "step":
+            self._steps[worker, target] = record.text
+            return
+        self._records[worker, target, record.key] = record
+        if event := self._waiting.pop((worker, target, record.key), None):
+            event.set()
+
+    def end(self, worker: str, target: str, ending: Ending) -> None:
+        """No more records of that worker; with no target, of it for any target."""
+        self._endings.setdefault((worker, target), ending)
+        for key in [key for key in self._waiting if key[0] == worker and target in ("", key[1])]:
+            self._waiting.pop(key).set()
+
+    def refuse(self, worker: str, target: str, finding: Finding) -> None:
+        """Nobody will be asked, for this reason."""
+        self.end(worker, target, lambda step: finding)
+
+    def peek(self, worker: str, key: str, target: str = "") -> Record | None:
+        return self._records.get((worker, target, key))
+
+    def step(self, worker: str, target: str) -> str:
+        """What it announced to do last, of all the workers with that name and target."""
+        return self._steps.get((worker, target)) or self._steps.get((worker, ""), "")
+
+    async def get(self, worker: str, key: str, target: str = "") -> Record:
+        """The record, when it comes; raise NoAnswer when its worker ended without it."""
+        self.wanted(worker, target)
+        while (record := self._records.get((worker, target, key))) is None:
+            for ended in ((worker, target), (worker, "")):
+                if ending := self._endings.get(ended):
+                    raise NoAnswer(ending(self.step(worker, target or key)))
+            await self._waiting.setdefault((worker, target, key), anyio.Event()).wait()
+        return record
+
+
+class Host:
+    """This machine's procfs, sysfs, cgroup and environment; a test hands in its own."""
+
+    def __init__(self, env: Mapping[str, str] | None = None) -> None:
+        self.env: Mapping[str, str] = os.environ if env is None else env
+
+    def read(self, path: str) -> str:
+        """The file's text, at most 1 MiB of it; raise OSError where it cannot be read."""
+        with open(path, "rb") as file:
+            return file.read(1 << 20).decode("utf-8", "replace")
+
+    def names(self, path: str) -> list[str]:
+        """The names in a folder, sorted; none where it cannot be listed."""
+        try:
+            return sorted(os.listdir(path))
+        except OSError:
+            return []
+
+
+class Context:
+    """One run, as its checks see it."""
+
+    def __init__(
+        self,
+        *,
+        expected: Expectation,
+        facts: Facts,
+        host: Host | None = None,
+        answers: Answers | None = None,
+        stuck: Iterable[Leaving] = (),
+        known_gpus: Iterable[str] = (),
+        torch: Mapping[str, str | None] | None = None,
+        torch_missing: str = "",
+    ) -> None:
+        self.expected = expected
+        self.facts = facts
+        self.host = host or Host()
+        self.answers = answers or Answers()
+        self.gpus: Later[tuple[Target, ...]] = Later()
+        """The GPUs of this host or container, for NVML."""
+        self.testable: Later[tuple[Target, ...]] = Later()
+        """What rungs 3 and 4 compute on: GPUs, MIG instances or CPU workers."""
+        self.stuck = tuple(stuck)
+        """Children of earlier runs that were killed and never went."""
+        self.known_gpus = tuple(known_gpus)
+        """NVML's UUIDs of the first good run since boot."""
+        self.torch_missing = torch_missing
+        self.torch = torch
+        """torch/version.py of the interpreter that has torch; None where there is none."""
+
+    async def answer(self, worker: str, key: str, target: str = "") -> Record:
+        """What a worker says under `key`, whatever its code; raise NoAnswer when it ended without it."""
+        return await self.answers.get(worker, key, target)
+
+    async def nvml(self, getter: str, target: str) -> Record:
+        """A GPU's answer by NVML; raise NoAnswer where the driver gave a code instead of a value."""
+        record = await self.answers.get("nvml", getter, target)
+        if record.code:
+            raise NoAnswer(nvml_refusal(getter, record))
+        return record
+
+
+def nvml_refusal(getter: str, record: Record) -> Finding:
+    """What it means that NVML answered with an error: not supported is no fault of a GPU, a lost GPU is."""
+    code = record.code or 0
+    if code == NVML_NOT_SUPPORTED:
+        return skipped(f"not supported on this GPU (NVML {code}, {getter})")
+    if code == NVML_FUNCTION_NOT_FOUND:
+        return skipped(f"not known to this driver (NVML {code}, {getter})")
+    if code == NVML_NO_PERMISSION:
+        return unknown(f"not permitted (NVML {code}, {getter})", nvml_code=code)
+    return failed(f"NVML {code}: {record.text} ({getter})", nvml_code=code)
+
+
+TIMEOUT_BEFORE_GPUS = Finding(Status.TIMEOUT, "which GPUs there are was not known in time", {"step": "enumeration"})

@@ -1,0 +1,338 @@
+"""The children of one run, from their first word to their last: who is started when, and what their ends mean.
+
+::
+
+    launched before the loop:   zygote     nvml      cuda (list)      files
+                                  |          |           |              |
+    arrange():                    |    which GPUs? ------+--------------+   (1.5 s for NVML, then /proc, then CUDA)
+                                  |    which are busy?                      (once, under the GPU test's lock)
+                                  |          +--> cuda gpu:A   cuda gpu:B ...
+    on demand of a check:         +--> torch gpu:A   torch gpu:B ...
+
+`pump` is the one task that hears them all. Every end is filed with `Answers`, so nobody waits for a dead child.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+import anyio
+import msgspec
+from msgspec import Struct
+
+from probe.busy import Evidence, busy
+from probe.clock import Budget
+from probe.context import TIMEOUT_BEFORE_GPUS, Context, Target
+from probe.model import Finding, NoAnswer, Plan, Record, Status, skipped, unknown
+from probe.state import StateFolder
+from probe.worker.ending import ending
+from probe.worker.launch import GPU_FOLDER, Launch
+from probe.worker.parent import Children, End, Event, Line, Process
+
+NVML_LIST_S = 1.5
+LOCK_WAIT_S = 1.0
+LOCK_POLL_S = 0.05
+
+
+class Setup(Struct, frozen=True):
+    """What the rig needs to know of the plan and the settings."""
+
+    plan: Plan
+    computing: bool
+    """Some rung will make a context on a GPU."""
+    cpu_workers: int
+    """Rung 4 runs on this many CPU workers instead; 0: on GPUs."""
+    test_busy: bool
+    mps_pipe: str
+    visible: str | None
+    """CUDA_VISIBLE_DEVICES as the user set it, if not empty."""
+
+
+class Gpu(Struct, frozen=True):
+    """One GPU as NVML or the kernel module lists it."""
+
+    uuid: str
+    name: str = ""
+    mig: tuple[str, ...] = ()
+    """The UUIDs of its MIG instances, when MIG is on."""
+
+    @property
+    def target(self) -> str:
+        return f"gpu:{self.uuid}"
+
+
+class Rig:
+    def __init__(self, setup: Setup, launch: Launch, context: Context, state: StateFolder) -> None:
+        self._setup = setup
+        self._launch = launch
+        self._children: Children = launch.children
+        self._budget: Budget = launch.budget
+        self._context = context
+        self._answers = context.answers
+        self._state = state
+        self._born: dict[Process, float] = {process: time.monotonic() for process in launch.processes.values()}
+        self._errors: dict[Process, str] = {}
+        self._forked: set[str] = set()
+        self._stopped = False
+        self._oom_kills = self._count_oom_kills()
+        self._answers.wanted = self._want
+        for worker, error in launch.failures.items():
+            finding = unknown(f"{worker}: its process cannot be started: {error}", reason="internal")
+            self._answers.refuse(worker, "", finding)
+        for child in context.stuck:
+            self._refuse_stuck(child.worker, child.target, child.pid)
+
+    def _refuse_stuck(self, worker: str, target: str, pid: int) -> None:
+        """No child is started into the hole that an earlier one never came out of."""
+        finding = skipped(f"not started: pid {pid} of an earlier run is stuck there (device.stuck)")
+        for name in ("cuda", "torch") if target else (worker,):
+            self._answers.refuse(name, target, finding)
+
+    async def run(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._pump)
+            tasks.start_soon(self._arrange)
+
+    # -- hearing ------------------------------------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        while True:
+            await anyio.wait_readable(self._children.fd)
+            self.dispatch(self._children.poll())
+
+    def dispatch(self, events: list[Event]) -> None:
+        """File what children said and which of them ended."""
+        for event in events:
+            if isinstance(event, Line):
+                self._heard(event)
+            else:
+                self._ended(event)
+
+    def _heard(self, event: Line) -> None:
+        process = event.process
+        try:
+            record = msgspec.json.decode(event.line, type=Record)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return  # not ours: a library printed on the reply pipe; the answer that is missing will be missed
+        if record.key == "error":
+            self._errors[process] = record.text
+        else:
+            self._answers.put(process.worker, process.target, record)
+
+    def _ended(self, event: End) -> None:
+        process = event.process
+        elapsed_s = time.monotonic() - self._born.get(process, time.monotonic())
+        oom_kills = self._count_oom_kills() - self._oom_kills
+
+        def describe(step: str) -> Finding:
+            return ending(
+                process.worker,
+                event.exit,
+                step=step,
+                elapsed_s=elapsed_s,
+                killed=process.killed,
+                flooded=process.flooded,
+                error=self._errors.get(process, ""),
+                tail=bytes(process.tail),
+                oom_kills=oom_kills,
+            )
+
+        self._answers.end(process.worker, process.target, describe)
+        if process.worker == "torch" and not process.target:  # the zygote: nobody is left to fork for anybody
+            self._forked.clear()
+
+    def _count_oom_kills(self) -> int:
+        """The oom_kill count of this process's cgroup, 0 where there is none to read."""
+        for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+            try:
+                fields = dict(line.split() for line in self._context.host.read(path).splitlines())
+                return int(fields.get("oom_kill", 0))
+            except (OSError, ValueError):
+                continue
+        return 0
+
+    # -- which GPUs ---------------------------------------------------------------------------------------------------
+
+    async def _arrange(self) -> None:
+        context, setup = self._context, self._setup
+        if setup.cpu_workers:
+            context.testable.set(tuple(Target(f"cpu:{n}") for n in range(setup.cpu_workers)))
+        try:
+            gpus = await self._find_gpus()
+        except NoAnswer as reason:
+            context.gpus.fail(reason.finding)
+            context.testable.fail(reason.finding)
+            return
+        context.gpus.set(tuple(Target(gpu.target, product=gpu.name) for gpu in gpus))
+        if setup.cpu_workers or not setup.computing:
+            context.testable.set(())
+            return
+        targets = await self._judge(await self._visible(gpus))
+        context.testable.set(targets)
+        self._compute_on(targets)
+
+    async def _find_gpus(self) -> tuple[Gpu, ...]:
+        """Ask NVML, the kernel module and CUDA, in this order; raise NoAnswer with the last one's reason."""
+        gpus: list[Gpu] = []
+        pending = True
+        with anyio.move_on_after(self._budget.left_s(NVML_LIST_S)):
+            try:
+                listed = await self._answers.get("nvml", "gpus")
+                rows = listed.data["gpus"]
+                gpus += [Gpu(row["uuid"], row["name"], tuple(row["mig"])) for row in rows if row["uuid"]]
+                pending = bool(listed.data["pending"]) or len(gpus) < len(listed.data["gpus"])
+            except NoAnswer:
+                pass
+        if pending:
+            known = {gpu.uuid for gpu in gpus}
+            gpus += [gpu for gpu in await self._gpus_of_the_module() if gpu.uuid not in known]
+        if gpus or not pending:
+            return tuple(gpus)
+        listed = await self._answers.get("cuda", "devices")
+        names = zip(listed.data["uuids"], listed.data["names"], strict=True)
+        return tuple(Gpu(uuid, name) for uuid, name in names)
+
+    async def _gpus_of_the_module(self) -> list[Gpu]:
+        try:
+            with anyio.move_on_after(0.5):
+                listed = await self._answers.get("files", f"gpus:{GPU_FOLDER}")
+                return [Gpu(row["uuid"], row["name"]) for row in listed.data.get("gpus", ()) if row["uuid"]]
+        except NoAnswer:
+            pass
+        return []
+
+    async def _visible(self, gpus: tuple[Gpu, ...]) -> list[Target]:
+        """What rungs 3 and 4 would compute on: MIG instances before their GPU, and only what the user lets CUDA see."""
+        targets = [Target(f"gpu:{uuid}", product=gpu.name) for gpu in gpus for uuid in (gpu.mig or (gpu.uuid,))]
+        if self._setup.visible is None:
+            return targets
+        try:
+            named = {_bare(uuid) for uuid in (await self._answers.get("cuda", "devices")).data["uuids"]}
+        except NoAnswer:
+            return [target._replace(skip="needs cuda.init") for target in targets]
+        return [
+            target if _bare(target.name) in named else target._replace(skip="hidden by CUDA_VISIBLE_DEVICES")
+            for target in targets
+        ]
+
+    # -- which are busy -----------------------------------------------------------------------------------------------
+
+    async def _judge(self, targets: list[Target]) -> tuple[Target, ...]:
+        """Take the GPU test's lock, then leave out what is busy: decided once, before any context of ours exists."""
+        worker = "nvml"
+        if not self._state.try_gpu_lock():
+            if not await self._wait_for_lock():
+                return tuple(t if t.skip else t._replace(skip="another probe is testing") for t in targets)
+            worker = "busy"  # what NVML said before we held the lock was the other probe's work: ask it anew
+            self._launch.nvml((), computing=True, worker=worker)
+            self._born[self._launch.processes[worker]] = time.monotonic()
+        if self._setup.test_busy:
+            return tuple(targets)
+        mps = await self._mps()
+        judged = []
+        for target in targets:
+            signs = "" if target.skip else busy(await self._evidence(worker, target.name, mps=mps))
+            judged.append(target._replace(skip=f"busy ({signs})") if signs else target)
+        return tuple(judged)
+
+    async def _wait_for_lock(self) -> bool:
+        with anyio.move_on_after(LOCK_WAIT_S):
+            while not self._state.try_gpu_lock():  # noqa: ASYNC110 - another process holds it: there is no event
+                await anyio.sleep(LOCK_POLL_S)
+            return True
+        return False
+
+    async def _mps(self) -> bool:
+        try:
+            return (await self._answers.get("files", f"exists:{self._setup.mps_pipe}")).code == 0
+        except NoAnswer:
+            return False
+
+    async def _evidence(self, worker: str, target: str, *, mps: bool) -> Evidence:
+        seen: dict[str, Mapping[str, object]] = {}
+        for getter in ("memory", "processes", "utilization", "compute_mode"):
+            try:
+                record = await self._answers.get(worker, getter, target)
+            except NoAnswer:
+                continue
+            if record.code == 0:
+                seen[getter] = record.data
+        memory = seen.get("memory", {})
+        return msgspec.convert(
+            {
+                "processes": seen.get("processes", {}).get("count"),
+                "used_bytes": memory.get("used_bytes"),
+                "free_bytes": memory.get("free_bytes"),
+                "utilization_percent": seen.get("utilization", {}).get("percent"),
+                "exclusive": seen.get("compute_mode", {}).get("exclusive"),
+                "mps": mps,
+            },
+            Evidence,
+        )
+
+    # -- computing ----------------------------------------------------------------------------------------------------
+
+    def _compute_on(self, targets: tuple[Target, ...]) -> None:
+        if targets and all(target.skip for target in targets):
+            self._answers.refuse("torch", "", skipped(f"no GPU to compute on: {targets[0].skip}"))
+            if zygote := self._launch.processes.get("torch"):
+                zygote.kill()
+        if "cuda" not in self._setup.plan.workers or self._stopped:
+            return
+        for target in targets:
+            if not target.skip:
+                uuid = target.name.partition(":")[2]
+                process = self._children.start(
+                    "cuda",
+                    {"task": "test", "target": target.name},
+                    worker="cuda",
+                    target=target.name,
+                    limit_s=self._launch.limit_s(),
+                    environment={"CUDA_VISIBLE_DEVICES": uuid, "CUDA_CACHE_DISABLE": "1"},
+                )
+                self._born[process] = time.monotonic()
+
+    def _want(self, worker: str, target: str) -> None:
+        """A check waits for a tensor test: fork its process now, once."""
+        zygote = self._launch.processes.get("torch")
+        if worker != "torch" or not target or target in self._forked or zygote is None or self._stopped:
+            return
+        self._forked.add(target)
+        kind, _, uuid = target.partition(":")
+        process = self._children.fork(
+            zygote,
+            {"target": target, "device": "cuda" if kind == "gpu" else "cpu"},
+            worker="torch",
+            target=target,
+            limit_s=self._launch.limit_s(),
+            environment={"CUDA_VISIBLE_DEVICES": uuid} if kind == "gpu" else {},
+        )
+        self._born[process] = time.monotonic()
+
+    # -- ending -------------------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """The time is up: kill all children, hear their ends, and say of the rest that they did not go."""
+        self._stopped = True
+        self._children.kill()
+        await anyio.sleep(self._budget.left_s(self._budget.reaped_s) - 0.02)
+        for process in self._children.alive:
+            self._answers.end(process.worker, process.target, self._not_gone(process))
+        self._context.gpus.fail(TIMEOUT_BEFORE_GPUS)
+        self._context.testable.fail(TIMEOUT_BEFORE_GPUS)
+
+    def _not_gone(self, process: Process) -> Callable[[str], Finding]:
+        elapsed_s = time.monotonic() - self._born.get(process, time.monotonic())
+
+        def describe(step: str) -> Finding:
+            where = f", in {step}" if step else ""
+            summary = (
+                f"no answer within {elapsed_s:.1f} s{where}; its process {process.pid} was killed and has not gone"
+            )
+            return Finding(Status.TIMEOUT, summary, {"step": step, "worker": process.worker, "leaving": True})
+
+        return describe
+
+
+def _bare(uuid: str) -> str:
+    """A UUID without the prefixes by which NVML, CUDA and our targets tell GPUs from MIG instances."""
+    return uuid.removeprefix("gpu:").removeprefix("GPU-").removeprefix("MIG-")
