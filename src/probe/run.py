@@ -1,0 +1,381 @@
+"""One run of ``probe check``, from its settings to its exit.
+
+::
+
+    prepare   the machine's signs, the past, torch found by file -> expectation -> plan
+    launch    the children that can start at once        (only then is anyio imported)
+    engine    the jobs
+    finish    kill and reap -> report -> stdout -> state -> stderr -> os._exit, inside the event loop
+
+Whoever ends the run - the engine, a net, a signal - ends it through `Run.leave`: the same report of what is known.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NoReturn
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from probe import __version__, exits, expect, plan, torchfile
+from probe.attempt import CURRENT
+from probe.checks import load as load_checks
+from probe.clock import Budget
+from probe.config import Loaded
+from probe.model import EVERY_GPU, Cause, Facts, Finding, Job, Outcome, Plan, Profile, Report, Status, Verdict, unknown
+from probe.output import write
+from probe.state import Leaving, StateFolder, default_path
+from probe.worker import launch
+from probe.worker.parent import Children, Survivor
+
+TEARDOWN_S = 0.5
+"""A killed CUDA process takes 0.2 s to go with 42 GB allocated (measured on an H100); not gone after this is noted."""
+MAX_STDERR_BYTES = 512
+
+
+class Request(Struct, frozen=True):
+    """What the command line asks of one run, beside the settings."""
+
+    loaded: Loaded
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    format: str = "text"
+    debug: bool = False
+    verdict_fd: int = -1
+    """Where to put the verdict's word too, for ``--wait``."""
+
+
+class Run:
+    def __init__(self, request: Request) -> None:
+        config = request.loaded.config
+        self.request = request
+        self.config = config
+        self.budget = Budget(CURRENT.budget.began_at, config.budget_s)
+        self.children = Children()
+        self.outcomes: list[Outcome] = []
+        self.errors: list[str] = []
+        self.plan = Plan(config.profile, ())
+        self.state = StateFolder(config.state or default_path(os.environ))
+        self.known_gpus: tuple[str, ...] = ()
+        self._leaving = False
+        self._reported = False
+        self._code = exits.code(CURRENT.column, "internal")
+        self._survivors: list[Survivor] = []
+
+    def go(self) -> NoReturn:
+        """Run, report and leave the process."""
+        CURRENT.leave = self.leave
+        CURRENT.watch(self.budget)
+        past = self.state.load()
+        self.known_gpus = past.gpus
+        stuck = tuple(child for child in past.leaving if child.stuck())
+
+        found = torchfile.find(self.config.python, os.environ)
+        site = found.site
+        facts = expect.gather(
+            os.environ,
+            device=self.config.device,
+            gpus_expect=self.config.gpus_expect,
+            torch_cuda=site.cuda if site else None,
+            torch_hip=site.hip if site else None,
+        )
+        expected = expect.expect(facts)
+        missing = ", ".join(found.looked) if site is None else ""
+        demanded = self.config.python != "auto" or self._image_promises_torch()
+        self.plan = plan.make(
+            self.config,
+            expected,
+            load_checks(),
+            only=self.request.only,
+            skip=self.request.skip,
+            torch_missing="" if demanded else missing,
+        )
+        computing = expected.gpus and any(
+            job.check.per_gpu and job.check.rung in ("cuda", "torch") and not job.skip for job in self.plan.jobs
+        )
+        starting = self._launch(site, facts, {(child.worker, child.target) for child in stuck}, computing=computing)
+
+        import anyio  # only now: the children above are importing and initialising meanwhile
+
+        from probe import engine
+        from probe.context import Context
+        from probe.rig import Rig, Setup
+
+        setup = Setup(
+            plan=self.plan,
+            computing=computing,
+            cpu_workers=expected.cpu_workers,
+            test_busy=self.config.busy == "test",
+            mps_pipe=_mps_pipe(),
+            visible=facts.cuda_visible,
+        )
+
+        async def main() -> None:
+            context = Context(
+                expected=expected,
+                facts=facts,
+                stuck=stuck,
+                known_gpus=self.known_gpus,
+                torch=site and {"version": site.version, "cuda": site.cuda, "git_version": site.git_version},
+                torch_missing=f"{plan.NOT_INSTALLED} (looked in {missing})",
+            )
+            rig = Rig(setup, starting, context, self.state)
+            times = engine.Times(
+                already_s=self.budget.elapsed_s(), kill_s=self.budget.kill_s, end_s=self.budget.reaped_s
+            )
+            await engine.run(
+                self.plan,
+                context,
+                self._sink,
+                times,
+                stop=rig.stop,
+                background=rig.run,
+                on_error=self.errors.append,
+            )
+            self.leave("")
+
+        anyio.run(main)
+        raise AssertionError("unreachable: the run leaves inside its event loop")
+
+    def _image_promises_torch(self) -> bool:
+        required = self.config.check("torch.import").enabled
+        return bool(required or os.environ.get("PYTORCH_VERSION") or os.environ.get("NVIDIA_PYTORCH_VERSION"))
+
+    def _launch(
+        self,
+        site: torchfile.TorchSite | None,
+        facts: Facts,
+        stuck: set[tuple[str, str]],
+        *,
+        computing: bool,
+    ) -> launch.Launch:
+        starting = launch.Launch(self.children, self.budget)
+        workers = self.plan.workers
+        by_cuda = bool(computing and facts.cuda_visible)
+        if "torch" in workers and site is not None and ("torch", "") not in stuck:
+            starting.zygote(site.python, site.python_version or (3, 9))
+        if ("nvml" in workers or computing) and ("nvml", "") not in stuck:
+            starting.nvml(self.plan.uses, computing=computing)
+        if ("cuda" in workers or by_cuda) and ("cuda", "") not in stuck:
+            starting.cuda()
+        nodes = [name for name in facts.nodes if "caps" not in name]
+        asked = launch.questions(self.plan.uses, nodes, computing=computing, mps_pipe=_mps_pipe())
+        if asked and ("files", "") not in stuck:
+            starting.files(asked)
+        if computing and not self.state.try_gpu_lock():
+            pass  # held by another probe: the rig waits for it
+        return starting
+
+    def _sink(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        if PROGRESS is not None:
+            PROGRESS.show(outcome)
+
+    # -- leaving ------------------------------------------------------------------------------------------------------
+
+    def leave(self, why: str) -> None:
+        """Report what is known and leave. `why`: "" at the regular end, else "late", "interrupted", "terminated".
+
+        Returns only to a signal that came during a regular end, which is bounded and goes on.
+        """
+        if self._leaving and why != "late":
+            return
+        self._leaving = True
+        try:
+            if not self._reported:
+                self._report_and_tidy(why)
+        finally:
+            self.children.kill()
+            os._exit(self._code)
+
+    def _report_and_tidy(self, why: str) -> None:
+        if why == "late":
+            self.children.kill()
+        else:
+            bound_s = min(TEARDOWN_S, max(self.budget.left_s(self.budget.reaped_s), 0.05))
+            self.children.reap(bound_s)
+            self._survivors = self.children.survivors()
+        report = self.report(why)
+        rendered = self._rendered(report)
+        self._code = report.exit_code
+        self._reported = True
+        if PROGRESS is not None:
+            PROGRESS.clear()
+        write(1, rendered, self.budget.began_at + max(self.budget.net_s, self.budget.elapsed_s() + 0.02))
+        if self.request.verdict_fd >= 0:
+            os.write(self.request.verdict_fd, report.verdict.value.encode())
+        self._remember()
+        self._say_the_rest()
+
+    def report(self, why: str) -> Report:
+        """All that is known, with what is not said so."""
+        outcomes = self._complete(why)
+        causes: tuple[Cause, ...] = ()
+        if any(outcome.status not in (Status.PASS, Status.SKIP) for outcome in outcomes):
+            from probe import faults  # and with it the catalogue: only where something is wrong
+
+            causes = faults.diagnose(outcomes, self.plan.profile)
+        from probe.verdict import verdict
+
+        result = verdict(outcomes, self.plan.profile, causes)
+        what = why if why in ("interrupted", "terminated") else result.value
+        if what != result.value:
+            result = Verdict.UNDETERMINED
+        began = datetime.now(UTC).astimezone() - timedelta(seconds=self.budget.elapsed_s())
+        return Report(
+            schema="probe.report/1",
+            probe_version=__version__,
+            host=socket.gethostname(),
+            profile=self.plan.profile,
+            verdict=result,
+            exit_code=exits.code(
+                CURRENT.column, what, strict=self.config.strict, liveness=self.plan.profile is Profile.LIVENESS
+            ),
+            budget_s=self.config.budget_s,
+            elapsed_s=round(self.budget.elapsed_s(), 3),
+            started_at=began.isoformat(timespec="milliseconds"),
+            causes=causes,
+            checks=outcomes,
+            notes=tuple(([f"{why} after {self.budget.elapsed_s():.1f} s"] if what == why else []) + notes(outcomes)),
+        )
+
+    def _complete(self, why: str) -> tuple[Outcome, ...]:
+        """The outcomes so far, in the order of the plan, and one for each job that has none."""
+        order = {job.id: at for at, job in enumerate(self.plan.jobs)}
+        have = {outcome.id for outcome in self.outcomes}
+        elapsed_s = round(self.budget.elapsed_s(), 4)
+        found = [self._with_survivor(outcome) for outcome in self.outcomes]
+        missing = [job for job in self.plan.jobs if job.reported and job.id not in have]
+        found += [_unfinished(job, why, elapsed_s) for job in missing]
+        return tuple(sorted(found, key=lambda outcome: order[outcome.id]))
+
+    def _with_survivor(self, outcome: Outcome) -> Outcome:
+        """Say of a GPU's test whose process has not gone that it has not."""
+        for survivor in self._survivors:
+            if survivor.worker == outcome.id.partition(".")[0] and survivor.target == outcome.target != "":
+                words = f"{outcome.summary}; its process {survivor.pid} is still leaving (state {survivor.state})"
+                return replace(outcome, summary=words, data={**outcome.data, "leaving": True})
+        return outcome
+
+    def _rendered(self, report: Report) -> bytes:
+        if self.request.format == "json":
+            from probe.report import json
+
+            return json.encode(report)
+        from probe.report import text
+
+        colour = text.use_colour(os.isatty(1), os.environ)
+        width = _terminal_width() if os.isatty(1) else None
+        return text.render(report, colour=colour, width=width).encode("utf-8", "replace")
+
+    def _remember(self) -> None:
+        """Leave for the next run who has not gone and, after the first good one, which GPUs there were."""
+        changes: dict[str, object] = {}
+        now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        leaving = tuple(
+            Leaving(survivor.pid, survivor.start_ticks, survivor.worker, survivor.target, now_s)
+            for survivor in self._survivors
+        )
+        past = self.state.load()
+        still = tuple(child for child in past.leaving if child.there() and child.pid not in {s.pid for s in leaving})
+        if leaving or still != past.leaving:
+            changes["leaving"] = still + leaving
+        if not past.gpus and (uuids := _counted_gpus(self.outcomes)):
+            changes["gpus"] = uuids
+        if changes:
+            self.state.save(**changes)
+
+    def _say_the_rest(self) -> None:
+        """What a person should know beside the verdict, on stderr and after it."""
+        if self.request.debug:
+            write(2, "".join(self.errors).encode(), time.monotonic() + 0.1)
+        lines = [*self.request.loaded.warnings, *([self.state.problem] if self.state.problem else [])]
+        data = "".join(f"probe: {line}\n" for line in lines).encode("utf-8", "replace")
+        if len(data) > MAX_STDERR_BYTES:
+            data = data[: MAX_STDERR_BYTES - 4] + b"...\n"
+        write(2, data, time.monotonic() + 0.05)
+
+
+def _unfinished(job: Job, why: str, elapsed_s: float) -> Outcome:
+    """What stands in the report for a job that the engine has not finished."""
+    if why in ("interrupted", "terminated"):
+        finding = unknown(f"{why} before it was done", reason="interrupted")
+    else:
+        finding = Finding(Status.TIMEOUT, "probe's own loop was held up: no outcome in time", {"reason": "held_up"})
+    return Outcome(
+        id=job.id,
+        target=job.target,
+        status=finding.status,
+        severity=job.severity,
+        summary=finding.summary,
+        started_s=elapsed_s,
+        elapsed_s=0.0,
+        data=finding.data,
+    )
+
+
+def notes(outcomes: Sequence[Outcome]) -> list[str]:
+    """What was not computed on, and why: it belongs beside every verdict."""
+    reasons: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        if outcome.id not in ("torch.tensor", "cuda.kernel") or outcome.status is not Status.SKIP:
+            continue
+        if not outcome.summary.startswith(("needs ", "no GPU", "skipped by", "switched off")):
+            targets = reasons.setdefault(outcome.summary, [])
+            if outcome.target not in (*targets, EVERY_GPU, ""):
+                targets.append(outcome.target)
+    return [
+        f"not computed on {', '.join(targets)}: {reason}" if targets else reason for reason, targets in reasons.items()
+    ]
+
+
+def _counted_gpus(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
+    for outcome in outcomes:
+        if outcome.id == "nvml.count" and outcome.status is Status.PASS:
+            return tuple(str(outcome.data.get("uuids", "")).split(", "))
+    return ()
+
+
+def _mps_pipe() -> str:
+    """Where a CUDA program would look for an MPS server (NVIDIA MPS documentation)."""
+    return os.path.join(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps", "control")  # noqa: S108
+
+
+def _terminal_width() -> int:
+    try:
+        return os.get_terminal_size(1).columns
+    except OSError:
+        return 80
+
+
+class Progress:
+    """Each check as it finishes, on a terminal's stderr; taken back when the report comes to the same terminal."""
+
+    def __init__(self) -> None:
+        self._shown = 0
+
+    def show(self, outcome: Outcome) -> None:
+        from probe.report import text
+
+        line = text.progress_line(outcome, text.use_colour(True, os.environ))
+        self._shown += 1
+        write(2, f"{line}\n".encode("utf-8", "replace"), time.monotonic() + 0.05)
+
+    def clear(self) -> None:
+        try:
+            height = os.get_terminal_size(2).lines
+        except OSError:
+            return
+        if self._shown and os.isatty(1) and self._shown < height:
+            write(2, f"\x1b[{self._shown}A\x1b[J".encode(), time.monotonic() + 0.05)
+
+
+PROGRESS = Progress() if os.isatty(2) and os.environ.get("TERM") != "dumb" else None
+
+
+def check(request: Request) -> NoReturn:
+    """Run ``probe check`` in this process, which ends with it."""
+    Run(request).go()
