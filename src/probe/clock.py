@@ -76,7 +76,7 @@ class Budget(NamedTuple):
     @property
     def child_limit_s(self) -> float:
         """A child ends itself here, before it is killed, so that it can still print where it hung."""
-        return max(0.05, self.kill_s - 0.15)
+        return max(0.05, self.kill_s - 0.1)
 
     @property
     def reaped_s(self) -> float:

@@ -6,7 +6,7 @@ A check awaits answers and never starts, kills or times anything. An answer that
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import anyio
 
@@ -18,16 +18,6 @@ T = TypeVar("T")
 NVML_NOT_SUPPORTED = 3
 NVML_NO_PERMISSION = 4
 NVML_FUNCTION_NOT_FOUND = 13
-
-
-class Target(NamedTuple):
-    """What a per-GPU check is asked of: ``gpu:GPU-...``, ``gpu:MIG-...`` or ``cpu:<n>``."""
-
-    name: str
-    skip: str = ""
-    """Not to be touched, for this reason."""
-    product: str = ""
-    """The GPU's name, where known."""
 
 
 class Later(Generic[T]):
@@ -60,6 +50,19 @@ class Later(Generic[T]):
         return self._value  # type: ignore[return-value]  # set by set(), or the line above raised
 
 
+class Target:
+    """What a per-GPU check is asked of: ``gpu:GPU-...``, ``gpu:MIG-...`` or ``cpu:<n>``."""
+
+    def __init__(self, name: str, *, product: str = "", skip: str | None = "") -> None:
+        self.name = name
+        self.product = product
+        """The GPU's name, where known."""
+        self.skip: Later[str] = Later()
+        """Why it is not to be touched; empty: it may be. None at first: that is still to be found out."""
+        if skip is not None:
+            self.skip.set(skip)
+
+
 Ending = Callable[[str], Finding]
 """What a worker's end means to one who waits for it; told the last step it announced."""
 
@@ -71,6 +74,7 @@ class Answers:
         self._records: dict[tuple[str, str, str], Record] = {}
         self._endings: dict[tuple[str, str], Ending] = {}
         self._steps: dict[tuple[str, str], str] = {}
+        self._separate: set[tuple[str, str]] = set()
         self._waiting: dict[tuple[str, str, str], anyio.Event] = {}
         self.wanted: Callable[[str, str], None] = lambda worker, target: None
         """Called before each wait; starts the workers that are started on demand."""
@@ -85,8 +89,12 @@ class Answers:
         if event := self._waiting.pop((worker, target, record.key), None):
             event.set()
 
+    def separate(self, worker: str, target: str) -> None:
+        """The worker answers for `target` from a process of its own: its end is that process's."""
+        self._separate.add((worker, target))
+
     def end(self, worker: str, target: str, ending: Ending) -> None:
-        """No more records of that worker; with no target, of it for any target."""
+        """No more records of that worker; with no target, of it for any target without a process of its own."""
         self._endings.setdefault((worker, target), ending)
         for key in [key for key in self._waiting if key[0] == worker and target in ("", key[1])]:
             self._waiting.pop(key).set()
@@ -106,9 +114,11 @@ class Answers:
         """The record, when it comes; raise NoAnswer when its worker ended without it."""
         self.wanted(worker, target)
         while (record := self._records.get((worker, target, key))) is None:
-            for ended in ((worker, target), (worker, "")):
-                if ending := self._endings.get(ended):
-                    raise NoAnswer(ending(self.step(worker, target or key)))
+            ending = self._endings.get((worker, target))
+            if ending is None and (worker, target) not in self._separate:
+                ending = self._endings.get((worker, ""))
+            if ending is not None:
+                raise NoAnswer(ending(self.step(worker, target or key)))
             await self._waiting.setdefault((worker, target, key), anyio.Event()).wait()
         return record
 

@@ -112,13 +112,15 @@ class _Runner:
     async def _one(self, job: Job, target: Target) -> None:
         started_s = self._elapsed_s()
         try:
-            if target.skip:
-                finding = skipped(target.skip)
+            if untouchable := await target.skip.get():
+                finding = skipped(untouchable)
             elif missing := await self._missing_need(job, target):
                 finding = skipped(f"needs {missing}")
             else:
                 started_s = self._elapsed_s()
                 finding = await self._within_limit(job, started_s)
+        except NoAnswer as reason:
+            finding = reason.finding
         except anyio.get_cancelled_exc_class():
             self._finish(job, started_s, self._timeout(job, started_s))
             raise

@@ -14,6 +14,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import anyio
 import msgspec
@@ -21,7 +22,7 @@ from msgspec import Struct
 
 from probe.busy import Evidence, busy
 from probe.clock import Budget
-from probe.context import TIMEOUT_BEFORE_GPUS, Context, Target
+from probe.context import TIMEOUT_BEFORE_GPUS, Context, Target, nvml_refusal
 from probe.model import Finding, NoAnswer, Plan, Record, Status, skipped, unknown
 from probe.state import StateFolder
 from probe.worker.ending import ending
@@ -72,6 +73,7 @@ class Rig:
         self._born: dict[Process, float] = {process: time.monotonic() for process in launch.processes.values()}
         self._errors: dict[Process, str] = {}
         self._forked: set[str] = set()
+        self._targets: tuple[Target, ...] = ()
         self._stopped = False
         self._oom_kills = self._count_oom_kills()
         self._answers.wanted = self._want
@@ -137,8 +139,6 @@ class Rig:
             )
 
         self._answers.end(process.worker, process.target, describe)
-        if process.worker == "torch" and not process.target:  # the zygote: nobody is left to fork for anybody
-            self._forked.clear()
 
     def _count_oom_kills(self) -> int:
         """The oom_kill count of this process's cgroup, 0 where there is none to read."""
@@ -166,25 +166,34 @@ class Rig:
         if setup.cpu_workers or not setup.computing:
             context.testable.set(())
             return
-        targets = await self._judge(await self._visible(gpus))
+        targets = self._targets = await self._visible(gpus)
+        for target in targets:
+            self._answers.separate("cuda", target.name)
         context.testable.set(targets)
-        self._compute_on(targets)
+        await self._judge(targets)
 
     async def _find_gpus(self) -> tuple[Gpu, ...]:
         """Ask NVML, the kernel module and CUDA, in this order; raise NoAnswer with the last one's reason."""
         gpus: list[Gpu] = []
+        refused: list[dict[str, Any]] = []
         pending = True
         with anyio.move_on_after(self._budget.left_s(NVML_LIST_S)):
             try:
                 listed = await self._answers.get("nvml", "gpus")
                 rows = listed.data["gpus"]
                 gpus += [Gpu(row["uuid"], row["name"], tuple(row["mig"])) for row in rows if row["uuid"]]
-                pending = bool(listed.data["pending"]) or len(gpus) < len(listed.data["gpus"])
+                refused = [row for row in rows if not row["uuid"]]
+                pending = bool(listed.data["pending"])
             except NoAnswer:
                 pass
-        if pending:
+        if pending or refused:
             known = {gpu.uuid for gpu in gpus}
-            gpus += [gpu for gpu in await self._gpus_of_the_module() if gpu.uuid not in known]
+            others = [gpu for gpu in await self._gpus_of_the_module() if gpu.uuid not in known]
+            if not pending and len(others) == len(refused):  # so these are the ones that NVML did not attach
+                for gpu, row in zip(others, refused, strict=True):
+                    record = Record("handle", code=row["code"], text=row["text"])
+                    self._answers.refuse("nvml", gpu.target, nvml_refusal("handle", record))
+            gpus += others
         if gpus or not pending:
             return tuple(gpus)
         listed = await self._answers.get("cuda", "devices")
@@ -200,39 +209,56 @@ class Rig:
             pass
         return []
 
-    async def _visible(self, gpus: tuple[Gpu, ...]) -> list[Target]:
+    async def _visible(self, gpus: tuple[Gpu, ...]) -> tuple[Target, ...]:
         """What rungs 3 and 4 would compute on: MIG instances before their GPU, and only what the user lets CUDA see."""
-        targets = [Target(f"gpu:{uuid}", product=gpu.name) for gpu in gpus for uuid in (gpu.mig or (gpu.uuid,))]
+        targets = [
+            Target(f"gpu:{uuid}", product=gpu.name, skip=None) for gpu in gpus for uuid in gpu.mig or (gpu.uuid,)
+        ]
         if self._setup.visible is None:
-            return targets
+            return tuple(targets)
         try:
             named = {_bare(uuid) for uuid in (await self._answers.get("cuda", "devices")).data["uuids"]}
         except NoAnswer:
-            return [target._replace(skip="needs cuda.init") for target in targets]
-        return [
-            target if _bare(target.name) in named else target._replace(skip="hidden by CUDA_VISIBLE_DEVICES")
-            for target in targets
-        ]
+            named = set()
+        for target in targets:
+            if not named:
+                target.skip.set("needs cuda.init")
+            elif _bare(target.name) not in named:
+                target.skip.set("hidden by CUDA_VISIBLE_DEVICES")
+        return tuple(targets)
 
     # -- which are busy -----------------------------------------------------------------------------------------------
 
-    async def _judge(self, targets: list[Target]) -> tuple[Target, ...]:
-        """Take the GPU test's lock, then leave out what is busy: decided once, before any context of ours exists."""
+    async def _judge(self, targets: tuple[Target, ...]) -> None:
+        """Take the GPU test's lock, then say of each target whether it may be touched, as soon as that is known.
+
+        Decided once, before any context of ours exists on that GPU; one that NVML hangs on holds up no other.
+        """
+        undecided = [target for target in targets if not target.skip.settled]
         worker = "nvml"
-        if not self._state.try_gpu_lock():
+        if undecided and not self._state.try_gpu_lock():
             if not await self._wait_for_lock():
-                return tuple(t if t.skip else t._replace(skip="another probe is testing") for t in targets)
+                for target in undecided:
+                    target.skip.set("another probe is testing")
             worker = "busy"  # what NVML said before we held the lock was the other probe's work: ask it anew
             self._launch.nvml((), computing=True, worker=worker)
-            self._born[self._launch.processes[worker]] = time.monotonic()
-        if self._setup.test_busy:
-            return tuple(targets)
-        mps = await self._mps()
-        judged = []
-        for target in targets:
-            signs = "" if target.skip else busy(await self._evidence(worker, target.name, mps=mps))
-            judged.append(target._replace(skip=f"busy ({signs})") if signs else target)
-        return tuple(judged)
+        async with anyio.create_task_group() as tasks:
+            for target in undecided:
+                tasks.start_soon(self._judge_one, target, worker)
+        reasons = [reason for target in targets if (reason := await _reason(target)) is not None]
+        if targets and all(reasons) and len(reasons) == len(targets):
+            self._nothing_to_compute_on(reasons[0])
+
+    async def _judge_one(self, target: Target, worker: str) -> None:
+        if not target.skip.settled:
+            try:
+                signs = "" if self._setup.test_busy else busy(await self._evidence(worker, target.name))
+            except NoAnswer as reason:
+                target.skip.fail(reason.finding)
+                return
+            target.skip.set(f"busy ({signs})" if signs else "")
+        if not await target.skip.get():
+            self._start_cuda(target)
 
     async def _wait_for_lock(self) -> bool:
         with anyio.move_on_after(LOCK_WAIT_S):
@@ -247,12 +273,15 @@ class Rig:
         except NoAnswer:
             return False
 
-    async def _evidence(self, worker: str, target: str, *, mps: bool) -> Evidence:
+    async def _evidence(self, worker: str, target: str) -> Evidence:
+        """What NVML says of one GPU; raise NoAnswer when it hangs on this one alone: that is no sign of a job."""
         seen: dict[str, Mapping[str, object]] = {}
         for getter in ("memory", "processes", "utilization", "compute_mode"):
             try:
                 record = await self._answers.get(worker, getter, target)
-            except NoAnswer:
+            except NoAnswer as reason:
+                if reason.finding.status is Status.TIMEOUT and self._answers.peek(worker, "init"):
+                    raise NoAnswer(self._unobserved(target)) from None
                 continue
             if record.code == 0:
                 seen[getter] = record.data
@@ -264,32 +293,32 @@ class Rig:
                 "free_bytes": memory.get("free_bytes"),
                 "utilization_percent": seen.get("utilization", {}).get("percent"),
                 "exclusive": seen.get("compute_mode", {}).get("exclusive"),
-                "mps": mps,
+                "mps": await self._mps(),
             },
             Evidence,
         )
 
     # -- computing ----------------------------------------------------------------------------------------------------
 
-    def _compute_on(self, targets: tuple[Target, ...]) -> None:
-        if targets and all(target.skip for target in targets):
-            self._answers.refuse("torch", "", skipped(f"no GPU to compute on: {targets[0].skip}"))
-            if zygote := self._launch.processes.get("torch"):
-                zygote.kill()
+    def _nothing_to_compute_on(self, reason: str) -> None:
+        """No use for torch: its import is heavy, and the job on the GPUs wants the CPU too."""
+        self._answers.refuse("torch", "", skipped(f"no GPU to compute on: {reason}"))
+        if zygote := self._launch.processes.get("torch"):
+            zygote.kill()
+
+    def _start_cuda(self, target: Target) -> None:
+        """Rung 3 of one GPU, in a process that sees no other."""
         if "cuda" not in self._setup.plan.workers or self._stopped:
             return
-        for target in targets:
-            if not target.skip:
-                uuid = target.name.partition(":")[2]
-                process = self._children.start(
-                    "cuda",
-                    {"task": "test", "target": target.name},
-                    worker="cuda",
-                    target=target.name,
-                    limit_s=self._launch.limit_s(),
-                    environment={"CUDA_VISIBLE_DEVICES": uuid, "CUDA_CACHE_DISABLE": "1"},
-                )
-                self._born[process] = time.monotonic()
+        process = self._children.start(
+            "cuda",
+            {"task": "test", "target": target.name},
+            worker="cuda",
+            target=target.name,
+            limit_s=self._launch.limit_s(),
+            environment={"CUDA_VISIBLE_DEVICES": target.name.partition(":")[2], "CUDA_CACHE_DISABLE": "1"},
+        )
+        self._born[process] = time.monotonic()
 
     def _want(self, worker: str, target: str) -> None:
         """A check waits for a tensor test: fork its process now, once."""
@@ -297,6 +326,7 @@ class Rig:
         if worker != "torch" or not target or target in self._forked or zygote is None or self._stopped:
             return
         self._forked.add(target)
+        self._answers.separate(worker, target)
         kind, _, uuid = target.partition(":")
         process = self._children.fork(
             zygote,
@@ -319,6 +349,14 @@ class Rig:
             self._answers.end(process.worker, process.target, self._not_gone(process))
         self._context.gpus.fail(TIMEOUT_BEFORE_GPUS)
         self._context.testable.fail(TIMEOUT_BEFORE_GPUS)
+        for target in self._targets:
+            target.skip.fail(self._unobserved(target.name))
+
+    def _unobserved(self, target: str) -> Finding:
+        """Not skipped as busy: a GPU that NVML hangs on was not seen to be fit, and that is the finding."""
+        step = self._answers.step("nvml", target)
+        summary = f"NVML did not say in time whether this GPU is busy{f', in {step}' if step else ''}"
+        return Finding(Status.TIMEOUT, summary, {"step": step, "worker": "nvml", "reason": "unobserved"})
 
     def _not_gone(self, process: Process) -> Callable[[str], Finding]:
         elapsed_s = time.monotonic() - self._born.get(process, time.monotonic())
@@ -331,6 +369,14 @@ class Rig:
             return Finding(Status.TIMEOUT, summary, {"step": step, "worker": process.worker, "leaving": True})
 
         return describe
+
+
+async def _reason(target: Target) -> str | None:
+    """Why it is not touched, empty if it is; None where that could not be told."""
+    try:
+        return await target.skip.get()
+    except NoAnswer:
+        return None
 
 
 def _bare(uuid: str) -> str:

@@ -328,8 +328,12 @@ def notes(outcomes: Sequence[Outcome]) -> list[str]:
             if outcome.target not in (*targets, EVERY_GPU, ""):
                 targets.append(outcome.target)
     return [
-        f"not computed on {', '.join(targets)}: {reason}" if targets else reason for reason, targets in reasons.items()
+        f"not computed on {_named(targets)}: {reason}" if targets else reason for reason, targets in reasons.items()
     ]
+
+
+def _named(targets: Sequence[str]) -> str:
+    return targets[0] if len(targets) == 1 else f"{len(targets)} GPUs"
 
 
 def _counted_gpus(outcomes: Sequence[Outcome]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ async def module(context: Context, job: Job) -> Finding:
         return skipped("gVisor shows no kernel modules: NVML and CUDA decide")
     version = await context.answer("files", "text:/proc/driver/nvidia/version")
     if version.code == 0:
-        found = VERSION.search(version.data["text"])
+        found = VERSION.search(version.data["content"])
         return passed(
             f"nvidia module {found[1] if found else '(of unknown version)'}", version=found[1] if found else ""
         )

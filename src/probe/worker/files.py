@@ -4,6 +4,7 @@ A thread per question, each with its own record, so that one hung device node or
 ``open:<path>`` (code is errno, 0 opened), ``text:<path>``, ``statvfs:<path>``, ``exists:<path>`` and ``gpus``.
 """
 
+import errno
 import os
 import threading
 from typing import Any, Callable
@@ -38,15 +39,17 @@ def _answer(child: Any, kind: str, path: str) -> None:
 
 
 def _open(path: str) -> dict[str, Any]:
-    """Open for reading and writing, as CUDA does: a lost device permission shows in nothing less."""
+    """Open for reading, which is where a lost device permission shows; the mode must allow writing too, for CUDA."""
     device = os.stat(path).st_rdev
-    os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "not writable for this user")
     return {"major": os.major(device), "minor": os.minor(device)}
 
 
 def _text(path: str) -> dict[str, Any]:
     with open(path, "rb") as file:
-        return {"text": file.read(MAX_TEXT_BYTES).decode("utf-8", "replace")}
+        return {"content": file.read(MAX_TEXT_BYTES).decode("utf-8", "replace")}
 
 
 def _statvfs(path: str) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def _gpus(folder: str) -> dict[str, Any]:
 
 
 def _information(folder: str, name: str) -> dict[str, str]:
-    text = _text(os.path.join(folder, name, "information"))["text"]
+    text = _text(os.path.join(folder, name, "information"))["content"]
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     return {"bus_id": name, "uuid": fields.get("GPU UUID", "").strip(), "name": fields.get("Model", "").strip()}
 
