@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from probe.model import EVERY_GPU, Check, CheckSettings, Config, Expectation, Job, Plan, Severity
 
 NOT_INSTALLED = "torch not installed"
+NO_GPU = "no GPU expected"
 
 
 def make(
@@ -67,7 +68,7 @@ def _inapplicable(  # noqa: PLR0911 - one reason a line
     if settings.enabled:
         return ""
     if check.gpu_only and not expected.gpus:
-        return f"no GPU expected ({expected.reason})"
+        return f"{NO_GPU} ({expected.reason})"
     if expected.wsl2 and check.id in ("device.nodes", "device.uvm", "device.module"):
         return "WSL2: NVML and CUDA decide"
     if check.rung == "torch" and torch_missing:

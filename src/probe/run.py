@@ -321,9 +321,11 @@ def notes(outcomes: Sequence[Outcome]) -> list[str]:
     """What was not computed on, and why: it belongs beside every verdict."""
     reasons: dict[str, list[str]] = {}
     for outcome in outcomes:
+        if outcome.status is Status.SKIP and outcome.summary.startswith(plan.NO_GPU):
+            reasons.setdefault(outcome.summary, [])
         if outcome.id not in ("torch.tensor", "cuda.kernel") or outcome.status is not Status.SKIP:
             continue
-        if not outcome.summary.startswith(("needs ", "no GPU", "skipped by", "switched off")):
+        if not outcome.summary.startswith(("needs ", plan.NO_GPU, "skipped by", "switched off")):
             targets = reasons.setdefault(outcome.summary, [])
             if outcome.target not in (*targets, EVERY_GPU, ""):
                 targets.append(outcome.target)
@@ -350,7 +352,7 @@ def _mps_pipe() -> str:
 
 def _terminal_width() -> int:
     try:
-        return os.get_terminal_size(1).columns
+        return os.get_terminal_size(1).columns or 80
     except OSError:
         return 80
 
@@ -362,6 +364,8 @@ class Progress:
         self._shown = 0
 
     def show(self, outcome: Outcome) -> None:
+        if outcome.status is Status.SKIP:
+            return  # nothing was waited for
         from probe.report import text
 
         line = text.progress_line(outcome, text.use_colour(True, os.environ))

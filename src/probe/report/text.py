@@ -48,6 +48,9 @@ class Detail(Struct, frozen=True):
     """Whether problems of several GPUs share a line even where their words differ."""
 
 
+FEW_SKIPS = 3
+"""Fewer checks than this with one reason have a line each."""
+
 EVERYTHING = Detail(causes=1000, full_remedies=1000, words=100_000, fold=False)
 DETAILS = (
     Detail(causes=1000, full_remedies=1000, words=400, fold=False),
@@ -189,10 +192,32 @@ def _cause(cause: Cause, say: Say, paint: Paint, full: bool, words: int) -> list
 
 
 def _rest(report: Report, say: Say, paint: Paint, width: int | None) -> list[str]:
-    """A line for each check that was skipped, then for each that passed."""
-    skipped = _grouped((o for o in report.checks if o.status is Status.SKIP), say, apart=False)
+    """A line for each reason for which checks were skipped, then one for each check that passed."""
+    reasons: dict[str, list[Outcome]] = {}
+    for outcome in report.checks:
+        if outcome.status is Status.SKIP:
+            reasons.setdefault(_own_words(outcome, say), []).append(outcome)
+    lines: list[str] = []
+    for reason, group in reasons.items():
+        checks = list(dict.fromkeys(outcome.id for outcome in group))
+        if len(checks) < FEW_SKIPS:
+            lines += [_line(alike, say, paint, 160, width) for alike in _grouped(group, say, apart=False)]
+        else:
+            text = f"{f'{len(checks)} checks':<18}  {reason}: {say(by_rung(checks))}"
+            lines.append(
+                f"{paint('skip', f'{Status.SKIP.value:<7}')}  {cut(text, 400 if width is None else width - 9)}"
+            )
     passed = _grouped((o for o in report.checks if o.status is Status.PASS), say, apart=False)
-    return [_line(group, say, paint, 160, width) for group in (*skipped, *passed)]
+    return lines + [_line(group, say, paint, 160, width) for group in passed]
+
+
+def by_rung(checks: Iterable[str]) -> str:
+    """Check ids with each rung named once: ``device.nodes .uvm, nvml.reach``."""
+    rungs: dict[str, list[str]] = {}
+    for check in checks:
+        rung, _, name = check.partition(".")
+        rungs.setdefault(rung, []).append(name)
+    return ", ".join(f"{rung}.{' .'.join(names)}" for rung, names in rungs.items())
 
 
 def _grouped(outcomes: Iterable[Outcome], say: Say, apart: bool) -> list[list[Outcome]]:
