@@ -58,6 +58,7 @@ def begin(column: str, *, watched: bool) -> None:
     """Prepare this process for a run; with `watched`, its budget begins with the interpreter."""
     CURRENT.column = column
     budget = Budget.starting_with_this_process(_early_budget_s())
+    _fill_standard_descriptors()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would reap our children before we can ask
     if children_of_this_process():
         _in_a_process_of_its_own(column)
@@ -65,6 +66,15 @@ def begin(column: str, *, watched: bool) -> None:
     CURRENT.interruptible()
     if watched:
         CURRENT.watch(budget)
+
+
+def _fill_standard_descriptors() -> None:
+    """A descriptor that the caller closed must not become one of our pipes: the report would go into it."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
 
 
 def _early_budget_s() -> float:

@@ -6,7 +6,7 @@ A check awaits answers and never starts, kills or times anything. An answer that
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 
@@ -15,9 +15,11 @@ from probe.state import Leaving
 
 T = TypeVar("T")
 
-NVML_NOT_SUPPORTED = 3
 NVML_NO_PERMISSION = 4
-NVML_FUNCTION_NOT_FOUND = 13
+NVML_NOT_SUPPORTED = (3, 22)
+"""22: ECC on a vGPU."""
+NVML_DRIVER_TOO_OLD = (13, 25, 26)
+"""Function not found, argument version mismatch, deprecated: the driver and nvidia-ml-py are of different times."""
 
 
 class Later(Generic[T]):
@@ -76,6 +78,7 @@ class Answers:
         self._steps: dict[tuple[str, str], str] = {}
         self._separate: set[tuple[str, str]] = set()
         self._waiting: dict[tuple[str, str, str], anyio.Event] = {}
+        self._given_up: Finding | None = None
         self.wanted: Callable[[str, str], None] = lambda worker, target: None
         """Called before each wait; starts the workers that are started on demand."""
 
@@ -103,6 +106,12 @@ class Answers:
         """Nobody will be asked, for this reason."""
         self.end(worker, target, lambda step: finding)
 
+    def give_up(self, finding: Finding) -> None:
+        """Nobody will be heard any more: everybody who waits, or ever will, is told so."""
+        self._given_up = finding
+        for key in list(self._waiting):
+            self._waiting.pop(key).set()
+
     def peek(self, worker: str, key: str, target: str = "") -> Record | None:
         return self._records.get((worker, target, key))
 
@@ -114,6 +123,8 @@ class Answers:
         """The record, when it comes; raise NoAnswer when its worker ended without it."""
         self.wanted(worker, target)
         while (record := self._records.get((worker, target, key))) is None:
+            if self._given_up is not None:
+                raise NoAnswer(self._given_up)
             ending = self._endings.get((worker, target))
             if ending is None and (worker, target) not in self._separate:
                 ending = self._endings.get((worker, ""))
@@ -181,17 +192,35 @@ class Context:
         """A GPU's answer by NVML; raise NoAnswer where the driver gave a code instead of a value."""
         record = await self.answers.get("nvml", getter, target)
         if record.code:
-            raise NoAnswer(nvml_refusal(getter, record))
+            raise NoAnswer(nvml_refusal(getter, record, self.product(target), mig=self.mig_on(target)))
         return record
 
+    def product(self, target: str) -> str:
+        """The GPU's name as NVML lists it, "this GPU" where it has not."""
+        return str(self._listed(target).get("name") or "this GPU")
 
-def nvml_refusal(getter: str, record: Record) -> Finding:
+    def mig_on(self, target: str) -> bool:
+        """Whether NVML is known to have the GPU cut into MIG instances."""
+        asked = self.answers.peek("nvml", "mig", target)
+        return bool(self._listed(target).get("mig")) or (asked is not None and asked.data.get("current") == 1)
+
+    def _listed(self, target: str) -> dict[str, Any]:
+        """What NVML's list has of the GPU, empty where it is not on it."""
+        listed = self.answers.peek("nvml", "gpus")
+        rows: list[dict[str, Any]] = listed.data.get("gpus", []) if listed else []
+        return next((row for row in rows if row["uuid"] and target == f"gpu:{row['uuid']}"), {})
+
+
+def nvml_refusal(getter: str, record: Record, product: str = "this GPU", *, mig: bool = False) -> Finding:
     """What it means that NVML answered with an error: not supported is no fault of a GPU, a lost GPU is."""
     code = record.code or 0
-    if code == NVML_NOT_SUPPORTED:
-        return skipped(f"not supported on this GPU (NVML {code}, {getter})")
-    if code == NVML_FUNCTION_NOT_FOUND:
+    where = f"{product} with MIG on" if mig else product
+    if code in NVML_NOT_SUPPORTED:
+        return skipped(f"not supported on {where} (NVML {code}, {getter})")
+    if code in NVML_DRIVER_TOO_OLD:
         return skipped(f"not known to this driver (NVML {code}, {getter})")
+    if code == NVML_NO_PERMISSION and mig:  # a container that was given an instance may not ask its GPU
+        return skipped(f"not permitted on {where} (NVML {code}, {getter})")
     if code == NVML_NO_PERMISSION:
         return unknown(f"not permitted (NVML {code}, {getter})", nvml_code=code)
     return failed(f"NVML {code}: {record.text} ({getter})", nvml_code=code)

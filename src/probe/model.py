@@ -233,10 +233,15 @@ class Check(Struct, frozen=True):
     gpu_only: bool = False
     """Asks about a GPU: does not apply where none is expected."""
     thresholds: Mapping[str, Threshold] = {}
+    critical_in: frozenset[Profile] = frozenset()
+    """The profiles in which it is critical, whatever its severity elsewhere."""
 
     @property
     def rung(self) -> str:
         return self.id.partition(".")[0]
+
+    def severity_in(self, profile: Profile) -> Severity:
+        return Severity.CRITICAL if profile in self.critical_in else self.severity
 
 
 EVERY_GPU = "gpu:*"

@@ -34,7 +34,7 @@ def make(
             continue
         settings = config.check(name)
         reason = "skipped by --skip" if selects(skip, name) else _inapplicable(check, settings, expected, torch_missing)
-        jobs.append(_job(check, settings, reason, reported=name in wanted))
+        jobs.append(_job(check, check.severity_in(config.profile), settings, reason, reported=name in wanted))
     run = {job.id for job in jobs if not job.skip}
     return Plan(
         profile=config.profile,
@@ -78,8 +78,8 @@ def _inapplicable(  # noqa: PLR0911 - one reason a line
     return ""
 
 
-def _job(check: Check, settings: CheckSettings, reason: str, *, reported: bool) -> Job:
-    severity = Severity.CRITICAL if settings.enabled else settings.severity or check.severity
+def _job(check: Check, declared: Severity, settings: CheckSettings, reason: str, *, reported: bool) -> Job:
+    severity = Severity.CRITICAL if settings.enabled else settings.severity or declared
     return Job(
         check=check,
         target=EVERY_GPU if check.per_gpu else "",

@@ -42,9 +42,10 @@ def check(  # noqa: PLR0913 - one keyword for each thing that a check declares
     per_gpu: bool = False,
     gpu_only: bool = False,
     thresholds: Mapping[str, Threshold] | None = None,
+    critical_in: str = "",
     into: Registry = CHECKS,
 ) -> Callable[[CheckFunction], CheckFunction]:
-    """Declare a check. `profiles` is letters: R readiness, L liveness, S startup, N node."""
+    """Declare a check. `profiles` is letters, as is `critical_in`: R readiness, L liveness, S startup, N node."""
 
     def declare(run: CheckFunction) -> CheckFunction:
         into.add(
@@ -59,6 +60,7 @@ def check(  # noqa: PLR0913 - one keyword for each thing that a check declares
                 per_gpu=per_gpu,
                 gpu_only=gpu_only,
                 thresholds=thresholds or {},
+                critical_in=frozenset(_LETTERS[letter] for letter in critical_in),
             )
         )
         return run

@@ -25,7 +25,7 @@ from probe.clock import Budget
 from probe.context import TIMEOUT_BEFORE_GPUS, Context, Target, nvml_refusal
 from probe.model import Finding, NoAnswer, Plan, Record, Status, skipped, unknown
 from probe.state import StateFolder
-from probe.worker.ending import ending
+from probe.worker.ending import CRASHES, ending
 from probe.worker.launch import GPU_FOLDER, Launch
 from probe.worker.parent import Children, End, Event, Line, Process
 
@@ -70,7 +70,6 @@ class Rig:
         self._context = context
         self._answers = context.answers
         self._state = state
-        self._born: dict[Process, float] = {process: time.monotonic() for process in launch.processes.values()}
         self._errors: dict[Process, str] = {}
         self._forked: set[str] = set()
         self._targets: tuple[Target, ...] = ()
@@ -90,9 +89,16 @@ class Rig:
             self._answers.refuse(name, target, finding)
 
     async def run(self) -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._pump)
-            tasks.start_soon(self._arrange)
+        """Hear the children and decide what they are for, until cancelled; a defect in here ends every wait."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._pump)
+                tasks.start_soon(self._arrange)
+        except Exception as error:  # noqa: BLE001 - told to everybody who waits, instead of a run without a verdict
+            finding = unknown(f"probe's own rig failed: {error!r}", reason="internal")
+            self._answers.give_up(finding)
+            self._context.gpus.fail(finding)
+            self._context.testable.fail(finding)
 
     # -- hearing ------------------------------------------------------------------------------------------------------
 
@@ -122,7 +128,7 @@ class Rig:
 
     def _ended(self, event: End) -> None:
         process = event.process
-        elapsed_s = time.monotonic() - self._born.get(process, time.monotonic())
+        elapsed_s = time.monotonic() - process.started_at
         oom_kills = self._count_oom_kills() - self._oom_kills
 
         def describe(step: str) -> Finding:
@@ -138,7 +144,20 @@ class Rig:
                 oom_kills=oom_kills,
             )
 
+        if process.worker == "nvml" and not process.target and event.exit.signal in CRASHES:
+            self._ask_one_by_one()
         self._answers.end(process.worker, process.target, describe)
+
+    def _ask_one_by_one(self) -> None:
+        """NVML crashed on one GPU and took the others' answers with it: ask each in a process of its own."""
+        getters = self._launch.nvml_getters(self._setup.plan.uses, computing=self._setup.computing)
+        listed = self._answers.peek("nvml", "gpus")
+        for row in listed.data["gpus"] if listed and not self._stopped else ():
+            target = f"gpu:{row['uuid']}"
+            left = [getter for getter in getters if row["uuid"] and not self._answers.peek("nvml", getter, target)]
+            if left:
+                self._answers.separate("nvml", target)
+                self._start("nvml", {"getters": left, "only": row["uuid"]}, target, {"CUDA_VISIBLE_DEVICES": None})
 
     def _count_oom_kills(self) -> int:
         """The oom_kill count of this process's cgroup, 0 where there is none to read."""
@@ -240,6 +259,7 @@ class Rig:
             if not await self._wait_for_lock():
                 for target in undecided:
                     target.skip.set("another probe is testing")
+                return
             worker = "busy"  # what NVML said before we held the lock was the other probe's work: ask it anew
             self._launch.nvml((), computing=True, worker=worker)
         async with anyio.create_task_group() as tasks:
@@ -274,7 +294,7 @@ class Rig:
             return False
 
     async def _evidence(self, worker: str, target: str) -> Evidence:
-        """What NVML says of one GPU; raise NoAnswer when it hangs on this one alone: that is no sign of a job."""
+        """What NVML says of one GPU; raise NoAnswer when it hangs or crashes on this one alone: no sign of a job."""
         seen: dict[str, Mapping[str, object]] = {}
         for getter in ("memory", "processes", "utilization", "compute_mode"):
             try:
@@ -282,6 +302,8 @@ class Rig:
             except NoAnswer as reason:
                 if reason.finding.status is Status.TIMEOUT and self._answers.peek(worker, "init"):
                     raise NoAnswer(self._unobserved(target)) from None
+                if reason.finding.status is Status.FAIL and self._answers.peek(worker, "gpus"):
+                    raise
                 continue
             if record.code == 0:
                 seen[getter] = record.data
@@ -310,15 +332,17 @@ class Rig:
         """Rung 3 of one GPU, in a process that sees no other."""
         if "cuda" not in self._setup.plan.workers or self._stopped:
             return
-        process = self._children.start(
-            "cuda",
-            {"task": "test", "target": target.name},
-            worker="cuda",
-            target=target.name,
-            limit_s=self._launch.limit_s(),
-            environment={"CUDA_VISIBLE_DEVICES": target.name.partition(":")[2], "CUDA_CACHE_DISABLE": "1"},
-        )
-        self._born[process] = time.monotonic()
+        environment = {"CUDA_VISIBLE_DEVICES": target.name.partition(":")[2], "CUDA_CACHE_DISABLE": "1"}
+        self._start("cuda", {"task": "test", "target": target.name}, target.name, environment)
+
+    def _start(self, worker: str, job: Mapping[str, Any], target: str, environment: Mapping[str, str | None]) -> None:
+        """Start the worker for one GPU; where it cannot be started, that is its answer."""
+        try:
+            self._children.start(
+                worker, job, worker=worker, target=target, limit_s=self._launch.limit_s(), environment=environment
+            )
+        except OSError as error:
+            self._answers.refuse(worker, target, unknown(f"{worker}: no process can be started: {error}"))
 
     def _want(self, worker: str, target: str) -> None:
         """A check waits for a tensor test: fork its process now, once."""
@@ -328,7 +352,7 @@ class Rig:
         self._forked.add(target)
         self._answers.separate(worker, target)
         kind, _, uuid = target.partition(":")
-        process = self._children.fork(
+        self._children.fork(
             zygote,
             {"target": target, "device": "cuda" if kind == "gpu" else "cpu"},
             worker="torch",
@@ -336,7 +360,6 @@ class Rig:
             limit_s=self._launch.limit_s(),
             environment={"CUDA_VISIBLE_DEVICES": uuid} if kind == "gpu" else {},
         )
-        self._born[process] = time.monotonic()
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
@@ -359,7 +382,7 @@ class Rig:
         return Finding(Status.TIMEOUT, summary, {"step": step, "worker": "nvml", "reason": "unobserved"})
 
     def _not_gone(self, process: Process) -> Callable[[str], Finding]:
-        elapsed_s = time.monotonic() - self._born.get(process, time.monotonic())
+        elapsed_s = time.monotonic() - process.started_at
 
         def describe(step: str) -> Finding:
             where = f", in {step}" if step else ""

@@ -110,7 +110,7 @@ class Run:
             cpu_workers=expected.cpu_workers,
             test_busy=self.config.busy == "test",
             mps_pipe=_mps_pipe(),
-            visible=facts.cuda_visible,
+            visible=facts.cuda_visible or None,
         )
 
         async def main() -> None:
@@ -157,6 +157,8 @@ class Run:
         by_cuda = bool(computing and facts.cuda_visible)
         if "torch" in workers and site is not None and ("torch", "") not in stuck:
             starting.zygote(site.python, site.python_version or (3, 9))
+        if computing:
+            self.state.try_gpu_lock()  # before NVML is asked who is busy; held by another probe: the rig waits for it
         if ("nvml" in workers or computing) and ("nvml", "") not in stuck:
             starting.nvml(self.plan.uses, computing=computing)
         if ("cuda" in workers or by_cuda) and ("cuda", "") not in stuck:
@@ -165,8 +167,6 @@ class Run:
         asked = launch.questions(self.plan.uses, nodes, computing=computing, mps_pipe=_mps_pipe())
         if asked and ("files", "") not in stuck:
             starting.files(asked)
-        if computing and not self.state.try_gpu_lock():
-            pass  # held by another probe: the rig waits for it
         return starting
 
     def _sink(self, outcome: Outcome) -> None:

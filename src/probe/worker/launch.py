@@ -41,9 +41,14 @@ class Launch:
         self._start("torch", "zygote", job, environment=environment, python=python, version=version)
 
     def nvml(self, uses: Collection[str], *, computing: bool, worker: str = "nvml") -> None:
+        job = {"getters": self.nvml_getters(uses, computing=computing)}
+        self._start(worker, "nvml", job, environment={"CUDA_VISIBLE_DEVICES": None})
+
+    @staticmethod
+    def nvml_getters(uses: Collection[str], *, computing: bool) -> list[str]:
+        """What NVML is asked of each GPU: what some check uses, and whether it is busy."""
         planned = {name.partition(".")[2] for name in uses if name.startswith("nvml.")}
-        getters = sorted(planned | (set(BUSY_GETTERS) if computing else set()))
-        self._start(worker, "nvml", {"getters": getters}, environment={"CUDA_VISIBLE_DEVICES": None})
+        return sorted(planned | (set(BUSY_GETTERS) if computing else set()))
 
     def cuda(self) -> None:
         self._start("cuda", "cuda", {"task": "list", "target": ""}, environment={"CUDA_CACHE_DISABLE": "1"})

@@ -8,10 +8,15 @@
 NVML is initialised without GPUs, so that each is attached in its own thread and one that hangs hides no other. The
 only file that imports pynvml (from nvidia-ml-py). NVML ignores ``CUDA_VISIBLE_DEVICES`` and numbers GPUs its own way:
 everything is joined by UUID.
+
+A getter's answer is whatever the driver says, None where it has no such value; what that means is its check's word. A
+code that concerns the whole question is the record's code. Over 300 lines, most of them getters of five lines each.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from ctypes import byref
+from functools import partial
 from typing import Any
 
 import pynvml
@@ -22,8 +27,12 @@ goes out without those, named as pending, and the parent completes it from /proc
 
 
 def main(child: Any, job: dict[str, Any]) -> None:
-    """`job["getters"]`: which of `GETTERS` to ask of every GPU."""
+    """`job["getters"]`: which of `GETTERS` to ask, of every GPU or of the one whose UUID is `job["only"]`."""
     if not _init(child):
+        return
+    if "only" in job:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(job["only"])
+        _interrogate(child, handle, f"gpu:{job['only']}", job["getters"])
         return
     child.step("nvmlDeviceGetCount")
     ok, count = _ask(child, "count", "", pynvml.nvmlDeviceGetCount, "count")
@@ -72,6 +81,7 @@ class Gpus:
         self._listed: list[dict[str, Any]] = []
         self._pending = set(range(count))
         self._changed = threading.Condition()
+        self._list_is_out = threading.Event()
 
     def run(self) -> None:
         threads = [threading.Thread(target=self._one, args=(index,), daemon=True) for index in sorted(self._pending)]
@@ -82,6 +92,7 @@ class Gpus:
             gpus = sorted(self._listed, key=lambda gpu: int(gpu["index"]))
             pending = sorted(self._pending)
         self._child.say("gpus", code=0, gpus=gpus, pending=pending)
+        self._list_is_out.set()
         for thread in threads:
             thread.join()
 
@@ -108,13 +119,17 @@ class Gpus:
             self._listed.append(gpu)
             self._pending.discard(index)
             self._changed.notify()
+        self._list_is_out.wait()  # so that a crash in what follows does not take the list with it
         for uuid, device in devices.items():
-            self._interrogate(device, f"gpu:{uuid}")
+            getters = set(self._getters) & set(WHO_USES_IT) if uuid in gpu["mig"] else self._getters
+            _interrogate(self._child, device, f"gpu:{uuid}", getters)
 
-    def _interrogate(self, handle: Any, target: str) -> None:
-        for key in self._getters:
-            self._child.step(key, target)
-            _ask(self._child, key, target, lambda key=key: GETTERS[key](handle))  # type: ignore[misc]
+
+def _interrogate(child: Any, handle: Any, target: str, getters: Collection[str]) -> None:
+    """Ask in the order of `GETTERS`: what rungs 3 and 4 wait for goes first."""
+    for key in [key for key in GETTERS if key in getters]:
+        child.step(key, target)
+        _ask(child, key, target, partial(GETTERS[key], handle))
 
 
 def _mig_devices(handle: Any) -> dict[str, Any]:
@@ -132,6 +147,9 @@ def _mig_devices(handle: Any) -> dict[str, Any]:
     except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NoPermission):
         return found
     return found
+
+
+# ---- getters: who uses it --------------------------------------------------------------------------------------------
 
 
 def _memory(handle: Any) -> dict[str, Any]:
@@ -165,9 +183,180 @@ def _compute_mode(handle: Any) -> dict[str, Any]:
     return {"mode": mode, "exclusive": mode == pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS}
 
 
-GETTERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+# ---- getters: how it is ----------------------------------------------------------------------------------------------
+
+FIELD_MEMORY_CELSIUS = 82
+FIELD_SHUTDOWN_TLIMIT, FIELD_SLOWDOWN_TLIMIT, FIELD_MAX_TLIMIT = 193, 194, 196
+FIELD_RECOVERY_ACTION = 230
+"""Of NVML_FI_DEV_*; some are younger than the oldest nvidia-ml-py that probe runs with."""
+
+NOT_HERE = (
+    pynvml.NVMLError_NotSupported,
+    pynvml.NVMLError_FunctionNotFound,
+    pynvml.NVMLError_InvalidArgument,
+    pynvml.NVMLError_ArgumentVersionMismatch,
+)
+"""This GPU, or this driver, has no such value: no error of the GPU's."""
+
+
+def _or_none(function: str, *arguments: Any) -> Any:
+    """What one function gives, None where the GPU, the driver or the installed pynvml does not have it."""
+    try:
+        return getattr(pynvml, function)(*arguments) if hasattr(pynvml, function) else None
+    except NOT_HERE:
+        return None
+
+
+def _fields(handle: Any, *ids: int) -> list[tuple[int, int]]:
+    """Of each field NVML's code and the value; a field that the driver does not know counts as a missing function."""
+    names = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal")  # by nvmlValueType_t
+    try:
+        fields = pynvml.nvmlDeviceGetFieldValues(handle, list(ids))
+    except NOT_HERE as error:
+        return [(error.value, 0)] * len(ids)
+    found = []
+    for field in fields:
+        known = field.nvmlReturn != pynvml.NVML_ERROR_INVALID_ARGUMENT and field.valueType < len(names)
+        code = field.nvmlReturn if known else pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
+        found.append((code, 0 if code else int(getattr(field.value, names[field.valueType]))))
+    return found
+
+
+def _recovery(handle: Any) -> dict[str, Any]:
+    ((code, action),) = _fields(handle, FIELD_RECOVERY_ACTION)
+    if code:
+        raise pynvml.NVMLError(code)
+    return {"action": action}
+
+
+def _mig(handle: Any) -> dict[str, Any]:
+    current, pending = pynvml.nvmlDeviceGetMigMode(handle)
+    return {"current": current, "pending": pending}
+
+
+def _persistence(handle: Any) -> dict[str, Any]:
+    return {"mode": pynvml.nvmlDeviceGetPersistenceMode(handle)}
+
+
+def _ecc(handle: Any) -> dict[str, Any]:
+    """Counts of the whole GPU; none while ECC is off. Volatile: since the driver was loaded or the GPU was reset."""
+    mode, pending = pynvml.nvmlDeviceGetEccMode(handle)
+    data = {"mode": mode, "pending": pending}
+    if mode:
+        for counter, since in enumerate(("volatile", "aggregate")):
+            for kind, error in enumerate(("corrected", "uncorrected")):
+                data[f"{since}_{error}"] = pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, counter)
+    return data
+
+
+def _remap(handle: Any) -> dict[str, Any]:
+    corrected, uncorrected, pending, failed = pynvml.nvmlDeviceGetRemappedRows(handle)
+    return {"corrected": corrected, "uncorrected": uncorrected, "pending": pending, "failed": failed}
+
+
+def _sram(handle: Any) -> dict[str, Any]:
+    status = pynvml.c_nvmlEccSramErrorStatus_v1_t()
+    pynvml.nvmlDeviceGetSramEccErrorStatus(handle, byref(status))
+    return {
+        "exceeded": status.bThresholdExceeded,
+        "volatile_uncorrected": status.volatileUncParity + status.volatileUncSecDed,
+        "aggregate_uncorrected": status.aggregateUncParity + status.aggregateUncSecDed,
+    }
+
+
+def _pages(handle: Any) -> dict[str, Any]:
+    """Retired pages, by why: NVML_PAGE_RETIREMENT_CAUSE_*. NotSupported since Ampere, which remaps rows instead."""
+    return {
+        "single_bit": len(pynvml.nvmlDeviceGetRetiredPages(handle, 0)),
+        "double_bit": len(pynvml.nvmlDeviceGetRetiredPages(handle, 1)),
+        "pending": pynvml.nvmlDeviceGetRetiredPagesPendingStatus(handle),
+    }
+
+
+def _throttle(handle: Any) -> dict[str, Any]:
+    try:
+        return {"reasons": pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)}
+    except pynvml.NVMLError_FunctionNotFound:  # its name before driver 535
+        return {"reasons": pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)}
+
+
+def _pcie(handle: Any) -> dict[str, Any]:
+    return {
+        "width": pynvml.nvmlDeviceGetCurrPcieLinkWidth(handle),
+        "max_width": pynvml.nvmlDeviceGetMaxPcieLinkWidth(handle),
+        "generation": pynvml.nvmlDeviceGetCurrPcieLinkGeneration(handle),
+        "max_generation": pynvml.nvmlDeviceGetMaxPcieLinkGeneration(handle),
+    }
+
+
+def _temperature(handle: Any) -> dict[str, Any]:
+    """Degrees Celsius; and, from Hopper on, how many are left (the margin) and at which margins what happens."""
+    threshold = "nvmlDeviceGetTemperatureThreshold"
+    fields = _fields(handle, FIELD_MEMORY_CELSIUS, FIELD_SHUTDOWN_TLIMIT, FIELD_SLOWDOWN_TLIMIT, FIELD_MAX_TLIMIT)
+    memory, shutdown, slowdown, highest = [None if code else value for code, value in fields]
+    return {
+        "gpu": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+        "memory": memory,
+        "shutdown": _or_none(threshold, handle, pynvml.NVML_TEMPERATURE_THRESHOLD_SHUTDOWN),
+        "slowdown": _or_none(threshold, handle, pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+        "gpu_max": _or_none(threshold, handle, pynvml.NVML_TEMPERATURE_THRESHOLD_GPU_MAX),
+        "memory_max": _or_none(threshold, handle, pynvml.NVML_TEMPERATURE_THRESHOLD_MEM_MAX),
+        "margin": _or_none("nvmlDeviceGetMarginTemperature", handle),
+        "shutdown_margin": shutdown,
+        "slowdown_margin": slowdown,
+        "gpu_max_margin": highest,
+    }
+
+
+def _nvlink(handle: Any) -> dict[str, Any]:
+    """The state of each link; they end where NVML says so: there are fewer than NVML_NVLINK_MAX_LINKS."""
+    active: list[bool] = []
+    while len(active) < pynvml.NVML_NVLINK_MAX_LINKS:
+        state = _or_none("nvmlDeviceGetNvLinkState", handle, len(active))
+        if state is None:
+            break
+        active.append(bool(state))
+    return {"links": len(active), "inactive": [link for link, on in enumerate(active) if not on]}
+
+
+def _fabric(handle: Any) -> dict[str, Any]:
+    """By the newest of the three versions of the call that library and driver have; the mask is None in the oldest."""
+    for struct in ("c_nvmlGpuFabricInfo_v3_t", "c_nvmlGpuFabricInfoV_t"):
+        info = getattr(pynvml, struct, lambda: None)()
+        if info and _or_none("nvmlDeviceGetGpuFabricInfoV", handle, byref(info)) is not None:
+            break
+    else:
+        info = pynvml.c_nvmlGpuFabricInfo_t()
+        pynvml.nvmlDeviceGetGpuFabricInfo(handle, byref(info))
+    return {
+        "state": info.state,
+        "status": info.status,
+        "health_mask": getattr(info, "healthMask", None),
+        "health_summary": getattr(info, "healthSummary", None),
+    }
+
+
+WHO_USES_IT: dict[str, Callable[[Any], dict[str, Any]]] = {
     "memory": _memory,
     "processes": _processes,
     "utilization": _utilization,
     "compute_mode": _compute_mode,
 }
+"""What rungs 3 and 4 wait for, so it is asked first; MIG instances answer these too."""
+
+GETTERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    **WHO_USES_IT,
+    "mig": _mig,
+    "recovery": _recovery,
+    "persistence": _persistence,
+    "ecc": _ecc,
+    "sram": _sram,
+    "pages": _pages,
+    "throttle": _throttle,
+    "fabric": _fabric,
+    "nvlink": _nvlink,
+    "remap": _remap,
+    "pcie": _pcie,
+    "temperature": _temperature,
+}
+"""Asked in this order: the slow ones last (1.4 to 1.8 ms each on an H100; the others less)."""

@@ -84,6 +84,7 @@ class Process:
         self.killed = False
         """By us; so its end by SIGKILL is no riddle."""
         self.gone = False
+        self.started_at = time.monotonic()
 
     @property
     def name(self) -> str:
