@@ -40,7 +40,7 @@ def _run(column: str) -> int:
     if checking:
         from probe import attempt
 
-        attempt.begin(column, watched=not any(word.startswith("--wait") for word in sys.argv))
+        attempt.begin(column)
     from probe import cli
 
     return cli.main(column)

@@ -54,8 +54,8 @@ class Attempt:
 CURRENT = Attempt()
 
 
-def begin(column: str, *, watched: bool) -> None:
-    """Prepare this process for a run; with `watched`, its budget begins with the interpreter."""
+def begin(column: str) -> None:
+    """Prepare this process for a run, whose budget began with the interpreter."""
     CURRENT.column = column
     budget = Budget.starting_with_this_process(_early_budget_s())
     _fill_standard_descriptors()
@@ -64,8 +64,7 @@ def begin(column: str, *, watched: bool) -> None:
         _in_a_process_of_its_own(column)
     become_subreaper()
     CURRENT.interruptible()
-    if watched:
-        CURRENT.watch(budget)
+    CURRENT.watch(budget)
 
 
 def _fill_standard_descriptors() -> None:

@@ -21,18 +21,27 @@ class Nets:
     """Armed from probe's first line to its last; re-armed for each attempt and when the real budget is known."""
 
     def __init__(self) -> None:
-        self._generation = 0
+        self._off = threading.Event()
+        self._thread: threading.Thread | None = None
         self._file = os.fdopen(os.memfd_create("probe-last-resort"), "w")
 
     def arm(self, budget: Budget, leave: Callable[[], None]) -> None:
         """Call `leave`, from another thread, when `budget` is nearly over; it must not return."""
-        self._generation += 1
-        mine = self._generation
+        self.disarm()
+        off = self._off = threading.Event()
 
         def wait() -> None:
-            threading.Event().wait(budget.left_s(budget.net_s))
-            if mine == self._generation:
+            if not off.wait(budget.left_s(budget.net_s)):
                 leave()
 
-        threading.Thread(target=wait, name="net", daemon=True).start()
+        self._thread = threading.Thread(target=wait, name="net", daemon=True)
+        self._thread.start()
         faulthandler.dump_traceback_later(budget.left_s(budget.last_resort_s), exit=True, file=self._file)
+
+    def disarm(self) -> None:
+        """Take both away, thread and timer: before a fork neither may be there."""
+        self._off.set()
+        if self._thread is not None:
+            self._thread.join(1.0)
+            self._thread = None
+        faulthandler.cancel_dump_traceback_later()

@@ -39,15 +39,19 @@ class Waiter:
         self._interrupted: signal.Signals | None = None
 
     def wait(self, wait_s: float) -> int:
-        """Attempt until the verdict is good or `wait_s` have passed; the last attempt's exit code, its output shown."""
+        """Attempt until the verdict is good or no whole attempt fits into `wait_s` any more.
+
+        Returns the last attempt's exit code, its output shown.
+        """
         until = CURRENT.budget.began_at + wait_s
+        CURRENT.nets.disarm()
         for number in INTERRUPTS:
             signal.signal(number, self._interrupt)
         attempts = 0
         while True:
             attempts += 1
             last = self._attempt(max(min(self._budget_s, until - time.monotonic()), SMALLEST_BUDGET_S))
-            over = until - time.monotonic() < PAUSE_S + SMALLEST_BUDGET_S
+            over = until - time.monotonic() < PAUSE_S + self._budget_s  # a cut-short attempt would fail for that alone
             if last.verdict in GOOD or over or self._interrupted:
                 write(1, last.output, time.monotonic() + self._budget_s)
                 return last.code

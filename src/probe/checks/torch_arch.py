@@ -14,7 +14,12 @@ ENTRY = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
 
 
 @check(
-    "torch.arch", profiles="RSN", needs=("torch.import", "cuda.context"), uses=("torch",), per_gpu=True, gpu_only=True
+    "torch.arch",
+    profiles="RSN",
+    needs=("torch.import", "torch.build", "cuda.context"),
+    uses=("torch",),
+    per_gpu=True,
+    gpu_only=True,
 )
 async def arch(context: Context, job: Job) -> Finding:
     """Does this build of torch hold code for this GPU?"""

@@ -5,7 +5,7 @@ major than the driver's does not, unless a compatibility package is in use, whic
 """
 
 from probe.context import Context
-from probe.model import Finding, Job, NoAnswer, failed, passed, skipped
+from probe.model import Finding, Job, NoAnswer, failed, passed, skipped, warned
 from probe.registry import check
 
 
@@ -23,7 +23,7 @@ async def build(context: Context, job: Job) -> Finding:
         return failed(summary, reason="cpu_build", **data)
     driver = await _driver_cuda(context)
     if driver is None:
-        return skipped(f"torch {version} for CUDA {cuda}; the driver's CUDA version is not known", **data)
+        return warned(f"torch {version} for CUDA {cuda}; nobody says which CUDA the driver offers", **data)
     offered = f"{driver // 1000}.{driver % 1000 // 10}"
     data["driver_cuda"] = offered
     if int(cuda.partition(".")[0]) > driver // 1000:

@@ -5,14 +5,16 @@ Out of memory is no fault of the GPU: skipped, and said.
 """
 
 from probe.context import Context
-from probe.model import Finding, Job, Rung, Status, failed, skipped
+from probe.model import Finding, Job, Rung, Scalar, Status, failed, skipped
 from probe.registry import check
 
 DTYPES = ("fp32", "bf16", "fp16")
 OUT_OF_MEMORY = 2
 
 
-@check("torch.tensor", profiles="RSN", needs=("torch.import", "cuda.context"), uses=("torch",), per_gpu=True)
+@check(
+    "torch.tensor", profiles="RSN", needs=("torch.import", "torch.build", "cuda.context"), uses=("torch",), per_gpu=True
+)
 async def tensor(context: Context, job: Job) -> Finding:
     """Does torch compute exactly on this device?"""
     rungs: list[Rung] = []
@@ -22,7 +24,8 @@ async def tensor(context: Context, job: Job) -> Finding:
         if result.code == OUT_OF_MEMORY:
             return skipped(f"out of memory in {dtype}: {result.text}", cuda_code=OUT_OF_MEMORY)
         if result.code:
-            return failed(f"{dtype}: {result.text}", reason="tensor_error", dtype=dtype, cuda_code=result.code)
+            data: dict[str, Scalar] = {"cuda_code": result.code} if result.code > 0 else {}
+            return failed(f"{dtype}: {result.text}", reason="tensor_error", dtype=dtype, **data)
         if wrong or wrong_inputs:
             what = f"{wrong} of {result.data['words']} output words" if wrong else f"{wrong_inputs} input words"
             data = {"dtype": dtype, "wrong_words": wrong, "wrong_inputs": wrong_inputs}
