@@ -26,14 +26,14 @@ from probe.config import (
     unsafe,
 )
 from probe.context import Context
-from probe.model import Check, CheckSettings, Config, Finding, Job, Profile, Severity, Threshold, passed
+from probe.model import Check, CheckSettings, Config, Finding, Job, Limit, Profile, Severity, Threshold, passed
 
 
 async def run(context: Context, job: Job) -> Finding:
     return passed("fine")
 
 
-def declared(check_id: str, **thresholds: float) -> Check:
+def declared(check_id: str, **thresholds: Limit) -> Check:
     of_check = {name: Threshold(default, "a test") for name, default in thresholds.items()}
     return Check(check_id, run, "?", Severity.CRITICAL, frozenset(Profile), thresholds=of_check)
 
@@ -44,6 +44,7 @@ CHECKS: Mapping[str, Check] = {
         declared("nvml.ecc", max_errors=0, max_rate_hz=0.5),
         declared("nvml.reach"),
         declared("device.shm", min_free_bytes=1 << 26),
+        declared("device.xid", fatal=(), ignore=(63,)),
         declared("service.jupyter"),
     )
 }
@@ -440,6 +441,11 @@ def test_mistakes_in_a_file(write: Write, toml: str, message: str) -> None:
         ('[checks."nvml.ecc"]\nx = 1', "enabled, severity, timeout, max_errors, max_rate_hz"),
         ('[checks."nvml.ecc"]\nmax_errors = -1', "a whole number of at least 0; by default 0"),
         ('[checks."nvml.ecc"]\nmax_rate_hz = -1', "a number of at least 0; by default 0.5"),
+        ('[checks."device.xid"]\nignore = 79', "a list of whole numbers of at least 0; by default [63]"),
+        ('[checks."device.xid"]\nignore = [79, -1]', "a list of whole numbers of at least 0; by default [63]"),
+        ('[checks."device.xid"]\nfatal = ["79"]', "a list of whole numbers of at least 0; by default []"),
+        ('[checks."device.xid"]\nfatal = [true]', "a list of whole numbers of at least 0; by default []"),
+        ('[checks."nvml.ecc"]\nmax_errors = [1]', "a whole number of at least 0; by default 0"),
         ('[checks."nvml.x"]', '[checks."<id>"] with one of nvml.ecc, nvml.reach'),
         ('[checks."x"]', '[checks."<id>"] with one of device.*, nvml.*, service.*'),
     ],
@@ -498,6 +504,17 @@ def test_mistakes_in_flags() -> None:
 def test_set_scalars(text: str, key: str, value: object) -> None:
     """The value is TOML or, failing that, a bare string."""
     assert value == getattr(loaded(text).config, key)
+
+
+def test_a_threshold_may_be_a_list_of_codes() -> None:
+    """Set as TOML sets lists, and shown as --set takes them."""
+    result = loaded('checks."device.xid".fatal=[79, 95]', 'checks."device.xid".ignore=[]')
+    assert {"fatal": (79, 95), "ignore": ()} == result.config.check("device.xid").thresholds
+    shown_rows = [row for row in describe(result) if "xid" in row[0]]
+    assert [
+        ('checks."device.xid".fatal', "[79, 95]", "--set"),
+        ('checks."device.xid".ignore', "[]", "--set"),
+    ] == shown_rows
 
 
 def test_set_of_checks() -> None:

@@ -31,6 +31,9 @@ EVIDENCE: list[tuple[str, Outcome]] = [
     ("DEVICE_NODE_EPERM", outcome("device.nodes", reason="eperm")),
     ("DEVICE_NODE_EPERM", outcome("device.uvm", reason="eperm")),
     ("DEVICE_NODE_ENXIO", outcome("device.nodes", reason="enxio")),
+    ("TORCH_VENDOR_REPLACED", outcome("torch.build", "warn", reason="vendor_replaced")),
+    ("TORCH_TWO_CUDA_MAJORS", outcome("torch.build", "warn", reason="two_cuda_majors")),
+    ("TORCH_BUILD_UNCHECKED", outcome("torch.build", "warn")),
     ("DEVICE_OPEN_HANGS", outcome("device.nodes", "timeout", step="open /dev/nvidia0")),
     ("DEVICE_OPEN_HANGS", outcome("device.module", "timeout")),
     ("GPU_EXPECTED_ABSENT", outcome("device.nodes", reason="expected_absent")),
@@ -45,6 +48,26 @@ EVIDENCE: list[tuple[str, Outcome]] = [
     ("SHM_SMALL", outcome("device.shm")),
     ("LIMIT_NOFILE", outcome("device.limits", "warn", limit="nofile", reason="small")),
     ("LIMIT_MEMLOCK", outcome("device.limits", "warn", limit="memlock", reason="small")),
+    ("OOM_KILLED_HERE", outcome("device.cgroup", "warn", reason="oom_kill")),
+    ("CGROUP_MEMORY_HIGH", outcome("device.cgroup", "warn", reason="memory_high")),
+    ("CGROUP_PIDS_HIGH", outcome("device.cgroup", "warn", reason="pids_high")),
+    ("CGROUP_CPUS_FEW", outcome("device.cgroup", "warn", reason="cpus_few")),
+    ("DISK_FULL", outcome("device.disk", "warn", reason="full")),
+    ("DISK_FULL", outcome("device.disk", "warn", reason="inodes")),
+    ("DISK_READ_ONLY", outcome("device.disk", "warn", reason="read_only")),
+    ("DISK_READ_ONLY", outcome("device.disk", "warn", reason="unreadable")),
+    ("DISK_HANGS", outcome("device.disk", "timeout", step="disk /mnt/gone")),
+    ("ZOMBIES", outcome("device.zombies", "warn", found=12)),
+    ("CUDA_VARIABLE", outcome("device.environment", "warn", variables="CUDA_LAUNCH_BLOCKING=1")),
+    ("SMI_FAILS", outcome("device.smi", reason="status", smi_status=9)),
+    ("SMI_FAILS", outcome("device.smi", signal="SIGSEGV")),
+    ("SMI_GARBAGE", outcome("device.smi", reason="garbage", smi_status=0)),
+    ("SMI_HANGS", outcome("device.smi", "timeout")),
+    ("SMI_MISSING", outcome("device.smi", "warn", reason="absent")),
+    ("SMI_INFOROM", outcome("device.smi", "warn", reason="inforom", smi_status=14)),
+    ("XID_31", outcome("device.xid", xid=31)),
+    ("XID_RECOVERED", outcome("device.xid", "warn", reason="recovered", xid=95)),
+    ("XID_TOLD", outcome("device.xid", "warn", reason="told", xid=94)),
     ("NVML_DRIVER_MISMATCH", outcome("nvml.reach", nvml_code=18)),
     ("NVML_DRIVER_NOT_LOADED", outcome("nvml.reach", nvml_code=9)),
     ("NVML_GPU_LOST_15", outcome("nvml.recovery", target=A, nvml_code=15)),
@@ -65,6 +88,30 @@ EVIDENCE: list[tuple[str, Outcome]] = [
     ("NVML_COUNT_ZERO", outcome("nvml.count", expected=2, found=0)),
     ("NVML_COUNT_LOW", outcome("nvml.count", expected=8, found=7)),
     ("NVML_COUNT_HIGH", outcome("nvml.count", "warn", expected=1, found=8)),
+    ("NVML_RECOVERY_9", outcome("nvml.recovery", "unknown", target=A, recovery_action=9)),
+    ("ECC_UNCORRECTED", outcome("nvml.ecc", target=A, volatile_uncorrected_errors=2)),
+    ("REMAP_FAILED", outcome("nvml.remap", target=A, remap_failed=True, remap_pending=True)),
+    ("REMAP_PENDING", outcome("nvml.remap", "warn", target=A, remap_failed=False, remap_pending=True)),
+    ("REMAP_MANY", outcome("nvml.remap", "warn", target=A, remap_failed=False, remap_pending=False)),
+    ("SRAM_THRESHOLD", outcome("nvml.sram", target=A, sram_threshold_exceeded=True)),
+    ("FABRIC_NOT_READY", outcome("nvml.fabric", target=A, fabric_state=2, reason="not_joined")),
+    ("FABRIC_UNHEALTHY", outcome("nvml.fabric", target=A, fabric_state=3)),
+    ("FABRIC_DEGRADED", outcome("nvml.fabric", "warn", target=A, fabric_state=3)),
+    ("NVLINK_DOWN", outcome("nvml.nvlink", target=A, nvlinks_inactive=1, reason="down")),
+    ("NVLINK_DOWN", outcome("nvml.nvlink", "warn", target=A, nvlinks_inactive=12, reason="none_up")),
+    ("THERMAL_SLOWDOWN", outcome("nvml.throttle", target=A, reason="thermal")),
+    ("POWER_BRAKE", outcome("nvml.throttle", target=A, reason="power_brake")),
+    ("HW_SLOWDOWN", outcome("nvml.throttle", target=A, reason="hardware")),
+    ("TOO_HOT", outcome("nvml.temperature", target=A, reason="slowdown")),
+    ("TOO_HOT", outcome("nvml.temperature", "warn", target=A, reason="memory_max")),
+    ("PCIE_NARROW", outcome("nvml.pcie", target=A, reason="narrow")),
+    ("PCIE_SLOW", outcome("nvml.pcie", "warn", target=A, reason="slow")),
+    ("PAGES_MANY", outcome("nvml.pages", target=A, reason="many")),
+    ("PAGES_PENDING", outcome("nvml.pages", "warn", target=A, reason="pending")),
+    ("PERSISTENCE_OFF", outcome("nvml.persistence", "warn", target=A, persistence_mode=0)),
+    ("MIG_PENDING", outcome("nvml.mig", "warn", target=A, mig_mode=0, mig_pending_mode=1)),
+    ("COMPUTE_PROHIBITED", outcome("nvml.mode", "warn", target=A, compute_mode=2)),
+    ("NVML_ABSURD", outcome("nvml.temperature", "unknown", "NVML's temperature makes no sense: 255 °C", target=A)),
     ("CUDA_INIT_HANGS", outcome("cuda.init", "timeout", step="cuInit")),
     ("CUDA_LIBRARY_MISSING", outcome("cuda.init", reason="library_missing")),
     ("CUDA_CONTEXT_FAILS", outcome("cuda.context", target=A)),
@@ -101,6 +148,11 @@ EVIDENCE: list[tuple[str, Outcome]] = [
     ("CHECK_TIMEOUT", outcome("service.http.web", "timeout")),
     ("CHECK_UNKNOWN", outcome("service.http.web", "unknown")),
     ("CHECK_WARNED", outcome("device.disk", "warn")),
+]
+EVIDENCE += [(f"NVML_RECOVERY_{n}", outcome("nvml.recovery", target=A, recovery_action=n)) for n in range(1, 8)]
+EVIDENCE += [
+    (f"XID_{code}", outcome("device.xid", xid=code))
+    for code in (46, 48, 54, 62, 64, 74, 78, 79, 95, 110, 119, 120, 136, 140, 143, 151, 155, 156, 158, 167)
 ]
 CUDA_CODES = (3, 34, 46, 100, 101, 200, 209, 214, 218, 219, 221, 222, 500, 802, 803, 804, *range(805, 811), 999)
 EVIDENCE += [(f"CUDA_INIT_{code}", outcome("cuda.init", cuda_code=code)) for code in CUDA_CODES]
@@ -338,6 +390,25 @@ def test_one_fault_on_all_gpus_names_none() -> None:
 def test_the_only_gpu_needs_no_name() -> None:
     (cause,) = diagnose([outcome("torch.tensor", "timeout", "no answer", target=A)])
     assert "no answer" == cause.summary
+
+
+def test_an_xid_explains_what_follows_on_the_gpu_that_it_names_and_on_no_other() -> None:
+    """device.xid is one outcome of the whole node; whose XID it is stands in its data."""
+    xid = outcome("device.xid", "fail", "XID 79", xid=79, gpu=A)
+    follows = [outcome("nvml.memory", target=A, nvml_code=15), outcome("nvml.count", expected=8, found=7)]
+    other = outcome("torch.tensor", target=B)
+    by_code = {cause.code: cause.checks for cause in diagnose([*follows, other, xid])}
+    first = (Reference("device.xid", ""), *(Reference(seen.id, seen.target) for seen in follows))
+    assert {"XID_79": set(first), "TORCH_TENSOR_FAILS": {Reference("torch.tensor", B)}} == {
+        code: set(checks) for code, checks in by_code.items()
+    }
+
+
+def test_what_the_driver_asks_for_explains_that_gpus_xid_only() -> None:
+    """NVML's recovery action of one GPU does not make another GPU's XID its consequence."""
+    asks = outcome("nvml.recovery", target=A, recovery_action=2)
+    assert ["NVML_RECOVERY_2"] == codes(asks, outcome("device.xid", xid=79, gpu=A))
+    assert ["NVML_RECOVERY_2", "XID_79"] == codes(asks, outcome("device.xid", xid=79, gpu=B))
 
 
 def test_a_fault_of_the_node_explains_every_gpu() -> None:

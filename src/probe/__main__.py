@@ -4,40 +4,54 @@
 
     main -> (check: a process of its own, if this one has children already) -> nets, signals -> cli -> commands -> run
 
-Of probe, only what imports nothing heavy is imported here; the exit-code column is read before anything else is.
+Imported at the top is only what every interpreter has loaded already: the rest comes inside `main`, where an exception,
+a Ctrl-C among them, becomes an exit code. The exit-code column is read before anything else is imported.
 """
 
 import os
 import sys
-from contextlib import suppress
-from typing import NoReturn
 
-from probe import exits
+TYPE_CHECKING = False  # typing's own would be an import
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
-def main() -> NoReturn:
+def main() -> "NoReturn":
     """Run the command line of this process and leave; never returns."""
-    column = exits.column(sys.argv[1:], os.environ)
-    code = exits.code(column, "internal")
+    code = 3
     try:
-        code = _run(column)
-    except KeyboardInterrupt:
-        code = exits.code(column, "interrupted")
-    except BaseException as error:  # noqa: BLE001 - the last line of defence: an exit code of the caller's, no traceback
-        if "--debug" in sys.argv:
-            import traceback
+        _forget_working_directory()
+        from probe import exits
 
-            traceback.print_exc()
-        else:
-            words = f"probe: internal error: {type(error).__name__}: {error} (--debug shows where)"
-            os.write(2, words[:500].encode() + b"\n")
-    _flush()
-    os._exit(code)  # not sys.exit: an abandoned thread must not hold the end of the process
+        column = exits.column(sys.argv[1:], os.environ)
+        code = exits.code(column, "internal")
+        try:
+            code = _run(column)
+        except KeyboardInterrupt:
+            code = exits.code(column, "interrupted")
+    except BaseException as error:  # noqa: BLE001 - the last line of defence: an exit code of the caller's, no traceback
+        _complain(error)
+    _leave(code)
+
+
+def _forget_working_directory() -> None:
+    """Import nothing from there, least of all as root.
+
+    ``python -m`` puts it on the path, and so do empty entries of PYTHONPATH. A ``json.py`` beside somebody's notebook
+    must not become ours.
+    """
+    named = os.environ["PYTHONPATH"].split(os.pathsep) if "PYTHONPATH" in os.environ else []
+    try:
+        unwanted = {os.path.abspath(entry) for entry in named if not os.path.isabs(entry)}
+        if __name__ == "__main__" and not sys.flags.safe_path:
+            unwanted.add(os.getcwd())
+    except OSError:  # the working directory was removed: nothing can come from it
+        return
+    sys.path[:] = [entry for entry in sys.path if entry not in unwanted or entry in named]
 
 
 def _run(column: str) -> int:
-    checking = "check" in sys.argv[1:] and "--help" not in sys.argv
-    if checking:
+    if "check" in sys.argv[1:] and "--help" not in sys.argv:
         from probe import attempt
 
         attempt.begin(column)
@@ -46,10 +60,27 @@ def _run(column: str) -> int:
     return cli.main(column)
 
 
-def _flush() -> None:
+def _complain(error: BaseException) -> None:
+    if "--debug" in sys.argv:
+        import traceback
+
+        traceback.print_exc()
+        return
+    import time
+
+    from probe.output import write
+
+    words = f"probe: internal error: {type(error).__name__}: {error} (--debug shows where)"
+    write(2, words[:500].encode("utf-8", "replace") + b"\n", time.monotonic() + 0.1)
+
+
+def _leave(code: int) -> "NoReturn":
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # closed by the reader, or never there
+        try:  # noqa: SIM105 - contextlib is not loaded yet
             stream.flush()
+        except (OSError, ValueError, AttributeError):  # closed by the reader, or never there
+            pass
+    os._exit(code)  # not sys.exit: an abandoned thread must not hold the end of the process
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """The command line: wiring only. The commands are in `probe.commands`, which is imported when one of them is called."""
 
 import sys
-from itertools import pairwise
+import time
 from typing import Any
 
 import click
 
 from probe import __version__, exits
+from probe.attempt import wants_json
+from probe.output import write
+
+COMPLAINT_S = 0.5
+"""How long a reader that does not read holds up a complaint."""
 
 COMMANDS = {
     "check": "Can this container or node do its work now?",
@@ -69,13 +74,10 @@ def main(column: str) -> int:
 
 def complain(column: str, message: str, where: str, allowed: str = "") -> int:
     """Say what is wrong with the user's input, on stderr, and as JSON on stdout where JSON was asked for."""
+    until = time.monotonic() + COMPLAINT_S
     if wants_json(sys.argv):
         from probe.report import json
 
-        sys.stdout.buffer.write(json.error(message, where, [allowed] if allowed else []))
-    click.echo(f"probe: {message}", err=True)
+        write(1, json.error(message, where, [allowed] if allowed else []), until)
+    write(2, f"probe: {message}\n".encode("utf-8", "replace"), until)
     return exits.code(column, "usage")
-
-
-def wants_json(argv: list[str]) -> bool:
-    return "--format=json" in argv or ("--format", "json") in pairwise(argv)

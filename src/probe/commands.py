@@ -162,6 +162,8 @@ def state(forget: bool, **flags: Any) -> int:
         click.echo(f"{folder.path}: {'forgotten' if folder.forget() else 'there was nothing'}")
         return 0
     found = folder.load()
+    if folder.problem:
+        click.echo(f"probe: {folder.problem}", err=True)
     click.echo(f"{folder.path}")
     for child in found.leaving:
         click.echo(f"leaving: {child.worker} {child.target} pid {child.pid} {child.stuck() or 'not stuck'}")

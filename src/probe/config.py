@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from probe import exits
 from probe.clock import digits, parse_duration
-from probe.model import Check, CheckSettings, Config, Gpus, Profile, Severity
+from probe.model import Check, CheckSettings, Config, Gpus, Limit, Profile, Severity
 from probe.registry import switch
 
 ETC = "/etc/probe/config.toml"
@@ -30,6 +30,7 @@ MOST_BYTES = 1 << 20
 MOST_NESTING = 32  # far over what any setting needs (3), far under where tomllib's own recursion ends (about 300)
 MOST_GPUS = 1024
 MOST_THRESHOLD = 2**63 - 1  # what other JSON readers can hold
+MOST_CODES = 1000
 DEFAULT = "default"
 SET = "--set"
 FILE = "--config"
@@ -162,8 +163,10 @@ def _enabled(value: object) -> bool | None:
     return None if value == "auto" else _flag(value)
 
 
-def _threshold(default: float) -> Callable[[object], int | float]:
-    """A finite number of at least 0; whole where the default is whole."""
+def _threshold(default: Limit) -> Callable[[object], Limit]:
+    """A finite number of at least 0; whole where the default is whole; where that is a list, a list of whole ones."""
+    if isinstance(default, tuple):
+        return _codes
     kinds = (int,) if isinstance(default, int) else (int, float)
 
     def parse(value: object) -> int | float:
@@ -172,6 +175,14 @@ def _threshold(default: float) -> Callable[[object], int | float]:
         return value
 
     return parse
+
+
+def _codes(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > MOST_CODES:
+        raise ValueError(value)
+    if not all(isinstance(code, int) and not isinstance(code, bool) and 0 <= code <= MOST_THRESHOLD for code in value):
+        raise ValueError(value)
+    return tuple(value)
 
 
 # --- text of variables and flags, as TOML would hold it -------------------------------------------------------------
@@ -667,7 +678,7 @@ def _read_check(check: Check, value: object, where: str) -> Iterator[tuple[Key, 
             parse, allowed = _OF_EVERY_CHECK[name]
         elif name in check.thresholds:
             default = check.thresholds[name].default
-            parse, allowed = _threshold(default), f"a {_number_kind(default)} of at least 0; by default {default}"
+            parse, allowed = _threshold(default), f"{_kind_of_limit(default)}; by default {_toml_value(default)}"
         else:
             raise _unknown(f'setting of checks."{check.id}"', name, names, where)
         key = (check.id, name)
@@ -677,8 +688,10 @@ def _read_check(check: Check, value: object, where: str) -> Iterator[tuple[Key, 
             raise UsageError(f"{_quoted(key)} is {shown(leaf)}", where, allowed) from None
 
 
-def _number_kind(default: float) -> str:
-    return "whole number" if isinstance(default, int) else "number"
+def _kind_of_limit(default: Limit) -> str:
+    if isinstance(default, tuple):
+        return "a list of whole numbers of at least 0"
+    return f"a {'whole ' if isinstance(default, int) else ''}number of at least 0"
 
 
 def _table(value: object, key: str, allowed: str, where: str) -> Mapping[str, Any]:

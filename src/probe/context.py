@@ -5,8 +5,8 @@ A check awaits answers and never starts, kills or times anything. An answer that
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Generic, TypeVar
 
 import anyio
 
@@ -33,6 +33,11 @@ class Later(Generic[T]):
     @property
     def settled(self) -> bool:
         return self._event.is_set()
+
+    @property
+    def now(self) -> T | None:
+        """The value, None while it has not come."""
+        return self._value
 
     def set(self, value: T) -> None:
         if not self.settled:
@@ -156,7 +161,7 @@ class Host:
 class Context:
     """One run, as its checks see it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword for each thing that a check can see
         self,
         *,
         expected: Expectation,
@@ -165,8 +170,11 @@ class Context:
         answers: Answers | None = None,
         stuck: Iterable[Leaving] = (),
         known_gpus: Iterable[str] = (),
+        kernel_log: int = -1,
+        asked: Mapping[str, Collection[str]] | None = None,
         torch: Mapping[str, str | None] | None = None,
         torch_missing: str = "",
+        workers: Collection[str] = (),
     ) -> None:
         self.expected = expected
         self.facts = facts
@@ -180,7 +188,13 @@ class Context:
         """Children of earlier runs that were killed and never went."""
         self.known_gpus = tuple(known_gpus)
         """NVML's UUIDs of the first good run since boot."""
+        self.kernel_log = kernel_log
+        """The sequence number of the last kernel-log record that an earlier run has read; -1: none."""
+        self.asked = asked or {}
+        """Of which paths the worker "files" is asked, by kind of question."""
         self.torch_missing = torch_missing
+        self.workers = frozenset(workers)
+        """Those that run anyway, for an answer that is welcome and not needed."""
         self.torch = torch
         """torch/version.py of the interpreter that has torch; None where there is none."""
 
@@ -196,19 +210,13 @@ class Context:
         return record
 
     def product(self, target: str) -> str:
-        """The GPU's name as NVML lists it, "this GPU" where it has not."""
-        return str(self._listed(target).get("name") or "this GPU")
+        """The GPU's name, "this GPU" where it is not known."""
+        return next((gpu.product for gpu in self.gpus.now or () if gpu.name == target and gpu.product), "this GPU")
 
     def mig_on(self, target: str) -> bool:
-        """Whether NVML is known to have the GPU cut into MIG instances."""
+        """Whether the GPU is known to be cut into MIG instances: NVML is asked that before what this matters for."""
         asked = self.answers.peek("nvml", "mig", target)
-        return bool(self._listed(target).get("mig")) or (asked is not None and asked.data.get("current") == 1)
-
-    def _listed(self, target: str) -> dict[str, Any]:
-        """What NVML's list has of the GPU, empty where it is not on it."""
-        listed = self.answers.peek("nvml", "gpus")
-        rows: list[dict[str, Any]] = listed.data.get("gpus", []) if listed else []
-        return next((row for row in rows if row["uuid"] and target == f"gpu:{row['uuid']}"), {})
+        return asked is not None and asked.data.get("current") == 1
 
 
 def nvml_refusal(getter: str, record: Record, product: str = "this GPU", *, mig: bool = False) -> Finding:

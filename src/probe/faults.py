@@ -154,10 +154,15 @@ def _explains(earlier: _Case, later: _Case) -> bool:
     """Whether `later` follows from `earlier`: only what was observed, or never answered, explains anything."""
     if earlier.fault.code == later.fault.code or earlier.outcome.status not in (Status.FAIL, Status.TIMEOUT):
         return False
-    check, target = later.outcome.id, later.outcome.target
-    if not _one_gpu(earlier.outcome.target) or target == earlier.outcome.target:
+    check, gpu, target = later.outcome.id, _about(earlier.outcome), _about(later.outcome)
+    if not _one_gpu(gpu) or target == gpu:
         return _any(check, earlier.fault.explains)
     return not _one_gpu(target) and _any(check, earlier.fault.explains_node)
+
+
+def _about(outcome: Outcome) -> str:
+    """What it is evidence about: its target, or the GPU that one outcome of the whole node names in its data."""
+    return outcome.target or str(outcome.data.get("gpu", ""))
 
 
 def _skipped(outcomes: tuple[Outcome, ...], roots: Mapping[Reference, _Case]) -> dict[Reference, _Case]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 Gpus = int | tuple[str, ...] | None
+Limit = int | float | tuple[int, ...]
+"""What a check compares with: a number, or a list of codes."""
 
 
 class Status(StrEnum):
@@ -123,7 +125,7 @@ class CheckSettings(Struct, frozen=True):
     enabled: bool | None = None
     severity: Severity | None = None
     timeout_s: float | None = None
-    thresholds: Mapping[str, int | float] = {}
+    thresholds: Mapping[str, Limit] = {}
 
 
 class Config(Struct, frozen=True):
@@ -206,12 +208,12 @@ class Expectation(Struct, frozen=True):
 
 
 class Threshold(Struct, frozen=True):
-    """A number a check compares with; settable as ``[checks."<id>"] <name> = ...``.
+    """A number a check compares with, or a list of codes; settable as ``[checks."<id>"] <name> = ...``.
 
-    The unit is the last word of its name (``min_free_bytes``); `source` says where the default comes from.
+    A number's unit is the last word of its name (``min_free_bytes``); `source` says where the default comes from.
     """
 
-    default: int | float
+    default: Limit
     source: str
 
 
@@ -268,6 +270,8 @@ class Job(Struct, frozen=True):
     reported: bool = True
     """False for a need that ``--only`` pulled in."""
     thresholds: Mapping[str, int | float] = {}
+    lists: Mapping[str, tuple[int, ...]] = {}
+    """Those of its thresholds that are lists of codes."""
 
     @property
     def id(self) -> str:

@@ -80,6 +80,7 @@ def _inapplicable(  # noqa: PLR0911 - one reason a line
 
 def _job(check: Check, declared: Severity, settings: CheckSettings, reason: str, *, reported: bool) -> Job:
     severity = Severity.CRITICAL if settings.enabled else settings.severity or declared
+    limits = {name: settings.thresholds.get(name, limit.default) for name, limit in check.thresholds.items()}
     return Job(
         check=check,
         target=EVERY_GPU if check.per_gpu else "",
@@ -88,5 +89,6 @@ def _job(check: Check, declared: Severity, settings: CheckSettings, reason: str,
         required=bool(settings.enabled),
         skip=reason,
         reported=reported,
-        thresholds={name: settings.thresholds.get(name, limit.default) for name, limit in check.thresholds.items()},
+        thresholds={name: limit for name, limit in limits.items() if not isinstance(limit, tuple)},
+        lists={name: limit for name, limit in limits.items() if isinstance(limit, tuple)},
     )

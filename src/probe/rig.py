@@ -32,6 +32,7 @@ from probe.worker.parent import Children, End, Event, Line, Process
 NVML_LIST_S = 1.5
 LOCK_WAIT_S = 1.0
 LOCK_POLL_S = 0.05
+MAX_OUTPUT_BYTES = 65536
 
 
 class Setup(Struct, frozen=True):
@@ -146,6 +147,8 @@ class Rig:
 
         if process.worker == "nvml" and not process.target and event.exit.signal in CRASHES:
             self._ask_one_by_one()
+        if process.raw and event.exit.status is not None and not (process.killed or process.flooded):
+            self._answers.put(process.worker, process.target, _output(process, event.exit.status))
         self._answers.end(process.worker, process.target, describe)
 
     def _ask_one_by_one(self) -> None:
@@ -352,9 +355,10 @@ class Rig:
         self._forked.add(target)
         self._answers.separate(worker, target)
         kind, _, uuid = target.partition(":")
+        device = {"gpu": "cuda", "cpu": "cpu"}.get(kind, kind)
         self._children.fork(
             zygote,
-            {"target": target, "device": "cuda" if kind == "gpu" else "cpu"},
+            {"target": target, "device": device},
             worker="torch",
             target=target,
             limit_s=self._launch.limit_s(),
@@ -392,6 +396,14 @@ class Rig:
             return Finding(Status.TIMEOUT, summary, {"step": step, "worker": process.worker, "leaving": True})
 
         return describe
+
+
+def _output(process: Process, status: int) -> Record:
+    """What a foreign program printed, as its one answer; the code is its exit status."""
+    printed = bytes(process.output[:MAX_OUTPUT_BYTES]).decode("utf-8", "replace")
+    stderr = bytes(process.tail).decode("utf-8", "replace")
+    elapsed_s = time.monotonic() - process.started_at
+    return Record("output", code=status, text=printed, elapsed_s=elapsed_s, data={"stderr": stderr})
 
 
 async def _reason(target: Target) -> str | None:

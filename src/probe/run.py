@@ -60,6 +60,7 @@ class Run:
         self.plan = Plan(config.profile, ())
         self.state = StateFolder(config.state or default_path(os.environ))
         self.known_gpus: tuple[str, ...] = ()
+        self.kernel_log = -1
         self._leaving = False
         self._reported = False
         self._code = exits.code(CURRENT.column, "internal")
@@ -71,6 +72,7 @@ class Run:
         CURRENT.watch(self.budget)
         past = self.state.load()
         self.known_gpus = past.gpus
+        self.kernel_log = past.kernel_log
         stuck = tuple(child for child in past.leaving if child.stuck())
 
         found = torchfile.find(self.config.python, os.environ)
@@ -119,7 +121,10 @@ class Run:
                 facts=facts,
                 stuck=stuck,
                 known_gpus=self.known_gpus,
+                kernel_log=self.kernel_log,
+                asked=starting.asked,
                 torch=site and {"version": site.version, "cuda": site.cuda, "git_version": site.git_version},
+                workers=self.plan.workers,
                 torch_missing=f"{plan.NOT_INSTALLED} (looked in {missing})",
             )
             rig = Rig(setup, starting, context, self.state)
@@ -164,9 +169,11 @@ class Run:
         if ("cuda" in workers or by_cuda) and ("cuda", "") not in stuck:
             starting.cuda()
         nodes = [name for name in facts.nodes if "caps" not in name]
-        asked = launch.questions(self.plan.uses, nodes, computing=computing, mps_pipe=_mps_pipe())
-        if asked and ("files", "") not in stuck:
-            starting.files(asked)
+        starting.asked = launch.questions(self.plan.uses, nodes, os.environ, computing=computing, mps_pipe=_mps_pipe())
+        if any(starting.asked.values()) and ("files", "") not in stuck:
+            starting.files()
+        if "smi" in workers and ("smi", "") not in stuck:
+            starting.smi()
         return starting
 
     def _sink(self, outcome: Outcome) -> None:
@@ -208,7 +215,7 @@ class Run:
         if self.request.verdict_fd >= 0:
             os.write(self.request.verdict_fd, report.verdict.value.encode())
         self._remember()
-        self._say_the_rest()
+        self._say_the_rest(report)
 
     def report(self, why: str) -> Report:
         """All that is known, with what is not said so."""
@@ -250,7 +257,7 @@ class Run:
         found = [self._with_survivor(outcome) for outcome in self.outcomes]
         missing = [job for job in self.plan.jobs if job.reported and job.id not in have]
         found += [_unfinished(job, why, elapsed_s) for job in missing]
-        return tuple(sorted(found, key=lambda outcome: order[outcome.id]))
+        return tuple(sorted(found, key=lambda outcome: (order[outcome.id], len(outcome.target), outcome.target)))
 
     def _with_survivor(self, outcome: Outcome) -> Outcome:
         """Say of a GPU's test whose process has not gone that it has not."""
@@ -285,14 +292,20 @@ class Run:
             changes["leaving"] = still + leaving
         if not past.gpus and (uuids := _counted_gpus(self.outcomes)):
             changes["gpus"] = uuids
+        if (last := _last_of_the_kernel_log(self.outcomes)) > past.kernel_log:
+            changes["kernel_log"] = last
         if changes:
             self.state.save(**changes)
 
-    def _say_the_rest(self) -> None:
+    def _say_the_rest(self, report: Report) -> None:
         """What a person should know beside the verdict, on stderr and after it."""
         if self.request.debug:
             write(2, "".join(self.errors).encode(), time.monotonic() + 0.1)
         lines = [*self.request.loaded.warnings, *([self.state.problem] if self.state.problem else [])]
+        if CURRENT.column == "slurm" and report.verdict is Verdict.UNDETERMINED:
+            from probe.report import text
+
+            lines.insert(0, text.render(report).partition("\n")[0])  # the 0 that does not drain a node is no health
         data = "".join(f"probe: {line}\n" for line in lines).encode("utf-8", "replace")
         if len(data) > MAX_STDERR_BYTES:
             data = data[: MAX_STDERR_BYTES - 4] + b"...\n"
@@ -343,6 +356,12 @@ def _counted_gpus(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
         if outcome.id == "nvml.count" and outcome.status is Status.PASS:
             return tuple(str(outcome.data.get("uuids", "")).split(", "))
     return ()
+
+
+def _last_of_the_kernel_log(outcomes: Sequence[Outcome]) -> int:
+    """The sequence number up to which this run has read the kernel log; -1 where it has not."""
+    found = [outcome.data.get("last_sequence") for outcome in outcomes if outcome.id == "device.xid"]
+    return found[0] if found and isinstance(found[0], int) else -1
 
 
 def _mps_pipe() -> str:

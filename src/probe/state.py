@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from probe.worker.parent import process_stat, wchan
+from probe.worker.parent import Lingering, lingering, process_stat
 
 MAX_BYTES = 1 << 20
 STUCK_AFTER_S = 10.0
@@ -35,18 +35,20 @@ class Leaving(Struct, frozen=True):
 
     def there(self) -> bool:
         """Whether it has still not gone; its pid may be somebody else's by now."""
-        now = process_stat(self.pid)
-        return now is not None and now.start_ticks == self.start_ticks and now.state != "Z"
+        return self._now() is not None
 
     def stuck(self) -> str:
         """How it is stuck, in words; empty when it has gone or is just leaving."""
-        now = process_stat(self.pid)
+        now = self._now()
         for_s = time.clock_gettime(time.CLOCK_BOOTTIME) - self.killed_boottime_s
-        if now is None or not self.there() or for_s <= STUCK_AFTER_S:
+        if now is None or for_s <= STUCK_AFTER_S:
             return ""
-        kernel = wchan(self.pid)
-        asleep = f", in {kernel}" if kernel else ""
+        asleep = f", in {now.wchan}" if now.wchan else ""
         return f"pid {self.pid} (state {now.state}{asleep}), killed {for_s:.0f} s ago"
+
+    def _now(self) -> Lingering | None:
+        now = lingering(self.pid)
+        return now if now and now.start_ticks == self.start_ticks else None
 
 
 class Head(Struct, frozen=True):
@@ -74,6 +76,8 @@ class State(Struct, frozen=True):
     leaving: tuple[Leaving, ...] = ()
     gpus: tuple[str, ...] = ()
     """NVML's UUIDs of the first good run in this life."""
+    kernel_log: int = -1
+    """The sequence number of the last kernel-log record that a run has read; -1: none."""
 
 
 class StateFolder:

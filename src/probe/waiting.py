@@ -39,22 +39,26 @@ class Waiter:
         self._interrupted: signal.Signals | None = None
 
     def wait(self, wait_s: float) -> int:
-        """Attempt until the verdict is good or no whole attempt fits into `wait_s` any more.
+        """Attempt until the verdict is good or `wait_s` have passed.
 
-        Returns the last attempt's exit code, its output shown.
+        Returns the exit code of the attempt whose output is shown: the good one, else the last with a whole budget.
         """
         until = CURRENT.budget.began_at + wait_s
         CURRENT.nets.disarm()
         for number in INTERRUPTS:
             signal.signal(number, self._interrupt)
-        attempts = 0
+        attempts, whole = 0, None
         while True:
             attempts += 1
-            last = self._attempt(max(min(self._budget_s, until - time.monotonic()), SMALLEST_BUDGET_S))
-            over = until - time.monotonic() < PAUSE_S + self._budget_s  # a cut-short attempt would fail for that alone
+            left_s = until - time.monotonic()
+            last = self._attempt(max(min(self._budget_s, left_s), SMALLEST_BUDGET_S))
+            if left_s >= self._budget_s or whole is None:
+                whole = last  # one whose budget was cut short may have failed for that alone
+            over = until - time.monotonic() < PAUSE_S + SMALLEST_BUDGET_S
             if last.verdict in GOOD or over or self._interrupted:
-                write(1, last.output, time.monotonic() + self._budget_s)
-                return last.code
+                shown = last if last.verdict in GOOD or self._interrupted else whole
+                write(1, shown.output, time.monotonic() + self._budget_s)
+                return shown.code
             first = last.verdict.encode() if last.output.startswith(b"{") else last.output.partition(b"\n")[0]
             write(2, b"probe: attempt %d: %s\n" % (attempts, first), time.monotonic() + 0.1)
             time.sleep(PAUSE_S)
@@ -82,7 +86,10 @@ class Waiter:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
         code = self._end_of(pid, budget_s + 1.0)  # its nets end it before that: this is for a net with a hole
         self._pid = 0
-        return Result(code, _content(word).decode(), _content(output))
+        verdict = _content(word).decode()
+        if not verdict and code == 0:  # it left without a verdict: that is no health
+            code = exits.code(CURRENT.column, "internal")
+        return Result(code, verdict, _content(output))
 
     def _end_of(self, pid: int, bound_s: float) -> int:
         """The exit code of an attempt, killed after `bound_s`."""

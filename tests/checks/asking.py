@@ -43,7 +43,11 @@ def ask(  # noqa: PLR0913 - one keyword for each thing that a check can see
     stuck: tuple[Leaving, ...] = (),
     known_gpus: tuple[str, ...] = (),
     torch: Mapping[str, str | None] | None = None,
+    products: tuple[str, ...] = ("",),
     thresholds: Mapping[str, Any] | None = None,
+    asked: Mapping[str, tuple[str, ...]] | None = None,
+    kernel_log: int = -1,
+    workers: tuple[str, ...] = (),
     **job: Any,
 ) -> Finding:
     """The finding of a check whose workers said `records`, each as (worker, record), and ended then.
@@ -65,19 +69,23 @@ def ask(  # noqa: PLR0913 - one keyword for each thing that a check can see
             answers=answers,
             stuck=stuck,
             known_gpus=known_gpus,
+            kernel_log=kernel_log,
+            asked=asked,
             torch=torch,
+            workers=workers,
             torch_missing="torch not installed (looked in /usr/bin/python3)",
         )
-        context.gpus.set((Target(GPU),))
+        others = (f"{GPU}-{number}" for number in range(1, len(products)))
+        context.gpus.set(tuple(Target(gpu, product=name) for gpu, name in zip((GPU, *others), products, strict=True)))
         context.testable.set((Target(GPU),))
         for worker in ("files", "nvml", "cuda", "torch", "smi"):
             answers.refuse(worker, "", ENDED)
-        limits = {name: limit.default for name, limit in check.thresholds.items()}
-        asked = target or (EVERY_GPU if check.per_gpu else "")
+        limits = {name: limit.default for name, limit in check.thresholds.items()} | dict(thresholds or {})
+        whom = target or (EVERY_GPU if check.per_gpu else "")
         try:
-            return await check.run(
-                context, Job(check, asked, check.severity, thresholds={**limits, **(thresholds or {})}, **job)
-            )
+            numbers = {name: limit for name, limit in limits.items() if not isinstance(limit, tuple)}
+            lists = {name: limit for name, limit in limits.items() if isinstance(limit, tuple)}
+            return await check.run(context, Job(check, whom, check.severity, thresholds=numbers, lists=lists, **job))
         except NoAnswer as reason:
             return reason.finding
 

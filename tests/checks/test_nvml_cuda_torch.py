@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from probe.checks.cuda_counts import odd_one_out
 from probe.checks.torch_arch import fits
 from probe.expect import expect
 from probe.model import Facts, Finding, Record, Status
@@ -197,12 +198,44 @@ def test_one_wrong_word_fails_the_kernel() -> None:
         (1, 2, Facts(), Status.FAIL),
         (1, 2, Facts(cuda_visible="0"), Status.PASS),
         (1, 2, Facts(cuda_visible="1,7"), Status.FAIL),  # measured: silently one device
+        (2, 2, Facts(nodes=("nvidia0", "nvidia1", "nvidiactl")), Status.PASS),
+        (2, 2, Facts(nodes=("nvidia0", "nvidia1", "nvidia2", "nvidiactl")), Status.FAIL),
     ],
 )
 def test_counts_agree_or_the_odd_one_is_named(seen: int, counted: int, facts: Facts, status: Status) -> None:
     """CUDA honours CUDA_VISIBLE_DEVICES, NVML does not."""
     devices = cuda("devices", uuids=[f"GPU-{n}" for n in range(seen)], names=["H100"] * seen)
     assert ask("cuda.counts", devices, *listed(counted), facts=facts).status is status
+
+
+@pytest.mark.parametrize(
+    ("compared", "words"),
+    [
+        ({"NVML": 8, "CUDA": 8}, ""),
+        ({"NVML": 8, "CUDA": 7, "torch": 8}, "the counts of GPUs differ: CUDA 7, against NVML 8, torch 8"),
+        ({"NVML": 8, "CUDA": 7}, "the counts of GPUs differ: CUDA 7, against NVML 8"),
+        (
+            {"NVML": 7, "CUDA": 7, "device nodes": 8},
+            "the counts of GPUs differ: device nodes 8, against NVML 7, CUDA 7",
+        ),
+    ],
+)
+def test_the_odd_one_out_is_the_one_that_most_do_not_agree_with(compared: dict[str, int], words: str) -> None:
+    """Of two that differ, the one that sees less."""
+    assert odd_one_out(compared) == words
+
+
+def test_torch_is_counted_only_where_it_is_imported_anyway() -> None:
+    """`--only cuda` must not wait for it."""
+    devices = cuda("devices", uuids=["GPU-0"], names=["H100"])
+    counted = ("torch", Record("count", target="count", code=0, data={"count": 0}))
+    assert ask("cuda.counts", devices, *listed(1), counted).status is Status.PASS
+    here = {"version": "2.11.0+cu130", "cuda": "13.0"}
+    found = ask("cuda.counts", devices, *listed(1), counted, workers=("torch",), torch=here)
+    assert (found.status, found.summary) == (
+        Status.FAIL,
+        "the counts of GPUs differ: torch 0, against NVML 1, CUDA 1",
+    )
 
 
 def test_import_errors_are_the_finding() -> None:
@@ -230,8 +263,35 @@ def test_import_errors_are_the_finding() -> None:
 def test_builds(version: str, built_for: str | None, driver: int | None, status: Status, reason: str | None) -> None:
     """The build's CUDA against the driver's."""
     records = [] if driver is None else [cuda("init", driver_cuda=driver)]
-    found = ask("torch.build", *records, facts=EIGHT, torch={"version": version, "cuda": built_for})
+    here = {"version": version, "cuda": built_for}
+    found = ask("torch.build", *records, facts=EIGHT, torch=here, workers=("cuda",))
     assert (found.status, found.data.get("reason")) == (status, reason)
+
+
+@pytest.mark.parametrize(
+    ("version", "shipped", "majors", "reason"),
+    [
+        ("2.11.0+cu130", None, "13", None),
+        ("2.11.0+cu130", "2.8.0a0+5228986c39.nv25.05", "13", "vendor_replaced"),
+        ("2.8.0a0+5228986c39.nv25.5", "2.8.0a0+5228986c39", "", None),
+        ("2.11.0+cu130", None, "12 13", "two_cuda_majors"),
+    ],
+)
+def test_a_replaced_vendor_build_and_mixed_wheels_warn(
+    version: str, shipped: str | None, majors: str, reason: str | None
+) -> None:
+    """They work until they do not; NCCL's and cuDNN's versions are reported."""
+    found = ask(
+        "torch.build",
+        cuda("init", driver_cuda=13000),
+        torch("import", nccl="2.28.9", cudnn="91000", cuda_majors=majors),
+        facts=EIGHT,
+        torch={"version": version, "cuda": "13.0"},
+        workers=("cuda",),
+        env={"NVIDIA_PYTORCH_VERSION": shipped} if shipped else {},
+    )
+    assert (found.status, found.data.get("reason")) == (Status.WARN if reason else Status.PASS, reason)
+    assert reason == "vendor_replaced" or found.data["nccl"] == "2.28.9"
 
 
 @pytest.mark.parametrize(

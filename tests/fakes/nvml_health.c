@@ -266,7 +266,8 @@ struct fabric_v3 {
 EXPORT int nvmlDeviceGetGpuFabricInfoV(device_t device, struct fabric_v3 *out) {
     int code = gpu_call(device, "nvml.fabric");
     if (code) return code;
-    if (out->version != 0x2000024 && out->version != 0x3000028) return ARGUMENT_VERSION_MISMATCH;
+    unsigned newest = (unsigned)number(device, "fabric.version", 3); /* of the driver */
+    if (out->version != 0x2000024 && (out->version != 0x3000028 || newest < 3)) return ARGUMENT_VERSION_MISMATCH;
     /* 2 (false) in each of the first four two-bit fields, 1 (none) for an incorrect configuration */
     out->health_mask = (uint32_t)number(device, "fabric.health_mask", 0x1aa);
     if (out->version == 0x3000028) out->health_summary = (uint8_t)number(device, "fabric.health_summary", 1);

@@ -11,6 +11,7 @@
     [files]                       driver = true | false | "hang" : /proc/driver/nvidia, and the lines of /proc/devices
                                   kernel_driver, uvm_major, modules, "/absolute/path" = "content"
     [files.nodes]                 nvidia0 = "ok", "absent", "hang", "stuck", "eperm", "enxio", "eacces"; "*": all others
+    [smi]                         present, output, status, hangs: nvidia-smi, where it does not do as NVML does
     [env]                         what the command finds in its environment
     argv = [...]                  what a test adds to its command
     [expect]                      verdict, exit_code, cause, blames = ["gpu:3"]
@@ -18,7 +19,9 @@
 Which keys there are stands in `scenario.h`, `nvml.c`, `nvml_health.c` and `cuda.c`; any other is refused.
 """
 
+import os
 import re
+import shlex
 import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -69,6 +72,16 @@ class Files:
 
 
 @dataclass(frozen=True)
+class Smi:
+    """nvidia-smi, where a scenario says more of it than follows from NVML."""
+
+    present: bool = True
+    output: str | None = None
+    status: int = 0
+    hangs: bool = False
+
+
+@dataclass(frozen=True)
 class Scenario:
     """One host."""
 
@@ -79,6 +92,7 @@ class Scenario:
     missing: Mapping[str, tuple[str, ...]]
     """The libraries that are installed, each with the functions it lacks."""
     files: Files
+    smi: Smi
     env: Mapping[str, str]
     argv: tuple[str, ...]
     expect: Expect
@@ -115,13 +129,43 @@ class Scenario:
         for library, missing in self.missing.items():
             shutil.copy(built(library, cache, missing), folder / library)
         (folder / "values").write_text("".join(f"{key} = {value}\n" for key, value in self.values.items()))
+        (folder / "bin").mkdir(exist_ok=True)
+        if self.smi.present and LIBRARY_OF["nvml"] in self.missing:
+            smi = folder / "bin" / "nvidia-smi"
+            smi.write_text(f"#!/bin/sh\n{_smi(self)}\n")
+            smi.chmod(0o755)
         seen = seen_as or folder
-        return {**self.env, "LD_LIBRARY_PATH": str(seen), "FAKE_GPU_HOST": str(seen / "values")}
+        path = f"{seen / 'bin'}:{os.environ.get('PATH', os.defpath)}"
+        return {"PATH": path, **self.env, "LD_LIBRARY_PATH": str(seen), "FAKE_GPU_HOST": str(seen / "values")}
+
+
+def _smi(scenario: Scenario) -> str:
+    """A shell's program that does as nvidia-smi would on this host when it is asked for the count."""
+    handles = [scenario.value(gpu, "nvml.handle", "0") for gpu in range(scenario.gpus)]
+    init = scenario.values.get("nvml.init", "0")
+    count = int(scenario.values.get("nvml.gpus", scenario.gpus))
+    if scenario.smi.output is not None:
+        return _printed(scenario.smi.output, scenario.smi.status)
+    if scenario.smi.hangs or "hang" in (init, *handles):
+        return "exec sleep 1000"
+    if not init.isdigit():
+        return "kill -s SEGV $$"
+    if init != "0":
+        return _printed("Failed to initialize NVML: it is a fake\n", int(init) & 255)
+    for gpu, handle in enumerate(handles):
+        if handle != "0":
+            where = f"Unable to determine the device handle for GPU{scenario.bus_id(gpu)}: it is a fake\n"
+            return _printed(where, int(handle) & 255 if handle.isdigit() else 255)
+    return _printed(f"{count}\n" * count, 0) if count else _printed("No devices were found\n", 6)
+
+
+def _printed(text: str, status: int) -> str:
+    return f"printf %s {shlex.quote(text)}\nexit {status}"
 
 
 def _read(path: Path, tables: dict[str, Any]) -> Scenario:
     expect, env = dict(tables.pop("expect", {})), tables.pop("env", {})
-    files, argv = dict(tables.pop("files", {})), tuple(tables.pop("argv", ()))
+    files, argv, smi = dict(tables.pop("files", {})), tuple(tables.pop("argv", ())), Smi(**tables.pop("smi", {}))
     missing: dict[str, tuple[str, ...]] = {}
     for table, library in LIBRARY_OF.items():
         lacks = tuple(tables.get(table, {}).pop("missing", ()))
@@ -137,7 +181,9 @@ def _read(path: Path, tables: dict[str, Any]) -> Scenario:
 
     if "blames" in expect:
         expect["blames"] = tuple(map(target, expect["blames"]))
-    return Scenario(path.resolve(), gpus, values, missing, _files(files, gpus, values), env, argv, Expect(**expect))
+    return Scenario(
+        path.resolve(), gpus, values, missing, _files(files, gpus, values), smi, env, argv, Expect(**expect)
+    )
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -18,8 +18,14 @@ from probe.model import Finding, Scalar, Status
 from probe.worker.parent import Exit
 
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
-SUBJECTS = {"nvml": "NVML", "cuda": "the CUDA driver", "torch": "torch", "files": "a file of this host"}
-DRIVES_A_DRIVER = {"nvml", "cuda", "torch"}
+SUBJECTS = {
+    "nvml": "NVML",
+    "cuda": "the CUDA driver",
+    "torch": "torch",
+    "files": "a file of this host",
+    "smi": "nvidia-smi",
+}
+DRIVES_A_DRIVER = {"nvml", "cuda", "torch", "smi"}
 LIMIT = b"Timeout ("
 """faulthandler's first word when a child's own limit fires."""
 FRAME = re.compile(rb'^  File "([^"]*)", line (\d+) in (\S+)', re.MULTILINE)

@@ -1,12 +1,17 @@
 """Every file of a possibly sick host that can block for ever in the kernel when it is opened or asked about.
 
 A thread per question, each with its own record, so that one hung device node or mount hides no other answer:
-``open:<path>`` (code is errno, 0 opened), ``text:<path>``, ``statvfs:<path>``, ``exists:<path>`` and ``gpus``.
+``open:<path>`` (code is errno, 0 opened), ``text:<path>``, ``statvfs:<path>``, ``disk:<path>``, ``exists:<path>``,
+``kmsg:<path>`` and ``gpus:<path>``.
 """
 
 import errno
 import os
+import stat
 import threading
+import time
+from collections import deque
+from collections.abc import Iterator
 from typing import Any, Callable
 
 GPUS = "/proc/driver/nvidia/gpus"
@@ -61,6 +66,130 @@ def _statvfs(path: str) -> dict[str, Any]:
     }
 
 
+def _disk(path: str) -> dict[str, Any]:
+    """What there is room for in a folder, or where it would be made: in the nearest folder above that is there."""
+    while not _is_there(path):
+        path = os.path.dirname(path)
+    found = os.statvfs(path)
+    return {
+        **_statvfs(path),
+        "at": path,
+        "device": os.stat(path).st_dev,
+        "inodes": found.f_files,
+        "free_inodes": found.f_favail,
+        "writable": os.access(path, os.W_OK | os.X_OK),
+    }
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+KMSG = (1, 11)
+"""The numbers of the kernel log's device (Documentation/admin-guide/devices.txt)."""
+KMSG_S = 4.0
+KMSG_BYTES = 64 << 20
+"""The largest log buffer that is common is 16 MiB; 200,000 records take 0.3 s."""
+RECORD_BYTES = 16384
+"""More than the kernel ever gives at once (PRINTK_MESSAGE_MAX, 2 KiB; 8 KiB with what a driver adds)."""
+KEPT_BYTES = 128 << 10
+KEPT_OF_A_KIND = 4
+"""Of one GPU's one XID, the last ones: thousands of an application's own do not push out the one that matters."""
+MARKS = (
+    b"NVRM: Xid ",
+    b"fallen off the bus",
+    b"NVRM: loading NVIDIA",
+    b"NVRM: The NVIDIA GPU",
+    b"Nvlink Core is being init",
+)
+"""What `probe.xids` reads; all else in the log is nobody's business."""
+
+
+def _kmsg(path: str) -> dict[str, Any]:
+    """The records of the kernel log that tell of NVIDIA's GPUs, and which of all records were there to be read."""
+    if not _is_kernel_log(os.stat(path)):  # LXC and kind link it to the console, Podman binds /dev/null over it
+        raise FileNotFoundError(errno.ENOENT, "no kernel log")
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        reader = _Kmsg(fd)
+        kinds: dict[bytes, deque[tuple[int, bytes]]] = {}
+        for sequence, line in reader.records():
+            kind = line.partition(b";")[2].partition(b", ")[0][:80]
+            kinds.setdefault(kind, deque(maxlen=KEPT_OF_A_KIND)).append((sequence, line[:1024]))
+    finally:
+        os.close(fd)
+    kept = sorted(record for records in kinds.values() for record in records)
+    first, first_us = reader.first, reader.first_us
+    while sum(len(line) for _, line in kept) > KEPT_BYTES:
+        gone = kept.pop(0)[1]
+        first, first_us = _number(gone, 1) + 1, _number(gone, 2)
+    return {
+        "lines": [line.decode("utf-8", "replace") for _, line in kept],
+        "first": first,
+        "first_s": first_us / 1e6,
+        "last": reader.last,
+        "complete": reader.complete,
+        "booted_at": time.time() - time.clock_gettime(time.CLOCK_MONOTONIC),
+        "now": time.time(),
+    }
+
+
+def _is_kernel_log(found: os.stat_result) -> bool:
+    """A plain file is one that somebody kept."""
+    device = os.major(found.st_rdev), os.minor(found.st_rdev)
+    return stat.S_ISREG(found.st_mode) or (stat.S_ISCHR(found.st_mode) and device == KMSG)
+
+
+def _number(line: bytes, field: int) -> int:
+    """A number of a record's head (priority, sequence, microseconds); -1 where there is none."""
+    head = line.partition(b";")[0].split(b",")
+    text = head[field] if len(head) > field else b""
+    return int(text) if text.isdigit() and len(text) < 20 else -1
+
+
+class _Kmsg:
+    """One reading of the log, from its oldest record to the newest."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.first = self.last = self.first_us = -1
+        self.complete = False
+
+    def records(self) -> Iterator[tuple[int, bytes]]:
+        """Sequence and line of each record with one of `MARKS` in it; what a driver adds below a line is left out."""
+        rest = b""
+        for data in self._reads():
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                sequence = -1 if line[:1] in (b" ", b"") else _number(line, 1)
+                if sequence < 0:
+                    continue
+                self.last = sequence
+                if self.first < 0:
+                    self.first, self.first_us = sequence, _number(line, 2)
+                if any(mark in line for mark in MARKS):
+                    yield self.last, line
+
+    def _reads(self) -> Iterator[bytes]:
+        until, left = time.monotonic() + KMSG_S, KMSG_BYTES
+        while time.monotonic() < until and left > 0:
+            try:
+                data = os.read(self._fd, RECORD_BYTES)
+            except BlockingIOError:
+                data = b""
+            except BrokenPipeError:  # it was overwritten just now; the next read gives the oldest that is left
+                continue
+            if not data:
+                self.complete = True
+                return
+            left -= len(data)
+            yield data
+
+
 def _exists(path: str) -> dict[str, Any]:
     os.stat(path)
     return {}
@@ -81,6 +210,8 @@ QUESTIONS: "dict[str, Callable[[str], dict[str, Any]]]" = {
     "open": _open,
     "text": _text,
     "statvfs": _statvfs,
+    "disk": _disk,
     "exists": _exists,
+    "kmsg": _kmsg,
     "gpus": _gpus,
 }

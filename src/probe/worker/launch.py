@@ -6,6 +6,7 @@
     nvml     some check uses NVML, or GPUs will be computed on      (their list; whether they are busy)
     cuda     some check uses the CUDA driver, or the user chose GPUs by CUDA_VISIBLE_DEVICES
     files    some check asks a file that can block
+    smi      some check runs nvidia-smi
 
 The per-GPU children follow when the GPUs are known (`probe.rig`). Standard library only, like `parent`.
 """
@@ -20,6 +21,8 @@ from probe.worker.parent import FOLDER, Children, Process
 BUSY_GETTERS = ("memory", "processes", "utilization", "compute_mode")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 GPU_FOLDER = "/proc/driver/nvidia/gpus"
+SMI = ("nvidia-smi", "--query-gpu=count", "--format=csv,noheader")
+"""One line per GPU, each with the number of all of them."""
 
 
 class Launch:
@@ -30,6 +33,8 @@ class Launch:
         self.budget = budget
         self.processes: dict[str, Process] = {}
         self.failures: dict[str, OSError] = {}
+        self.asked: Mapping[str, Collection[str]] = {}
+        """What the files child is asked, by kind."""
 
     def limit_s(self) -> float:
         """What is left for a child that starts now."""
@@ -53,8 +58,15 @@ class Launch:
     def cuda(self) -> None:
         self._start("cuda", "cuda", {"task": "list", "target": ""}, environment={"CUDA_CACHE_DISABLE": "1"})
 
-    def files(self, questions: Mapping[str, Collection[str]]) -> None:
-        self._start("files", "files", {kind: sorted(paths) for kind, paths in questions.items() if paths})
+    def files(self) -> None:
+        self._start("files", "files", {kind: sorted(paths) for kind, paths in self.asked.items() if paths})
+
+    def smi(self) -> None:
+        """nvidia-smi, as anybody would run it; on PATH it is looked for in the child, since a folder there may hang."""
+        try:
+            self.processes["smi"] = self.children.start_foreign(SMI, worker="smi")
+        except OSError as error:
+            self.failures["smi"] = error
 
     def _start(self, worker: str, program: str, job: Mapping[str, Any], **options: Any) -> None:
         start: Callable[..., Process] = self.children.start
@@ -64,7 +76,9 @@ class Launch:
             self.failures[worker] = error
 
 
-def questions(uses: Collection[str], nodes: Collection[str], *, computing: bool, mps_pipe: str) -> dict[str, list[str]]:
+def questions(
+    uses: Collection[str], nodes: Collection[str], env: Mapping[str, str], *, computing: bool, mps_pipe: str
+) -> dict[str, list[str]]:
     """What the files child is asked: for each kind, of which paths."""
     asked: dict[str, list[str]] = {}
     if "files.nodes" in uses:
@@ -75,6 +89,36 @@ def questions(uses: Collection[str], nodes: Collection[str], *, computing: bool,
         asked["statvfs"] = ["/dev/shm"]  # noqa: S108 - asked about, not written to
     if computing or any(name.startswith("nvml.") for name in uses):
         asked["gpus"] = [GPU_FOLDER]
+    if "files.kmsg" in uses:
+        asked["kmsg"] = ["/dev/kmsg"]
+    if "files.disk" in uses:
+        asked["disk"] = folders_torch_writes_to(env)
+    asked["exists"] = compat_libraries(env) if "files.compat" in uses else []
     if computing:
-        asked["exists"] = [mps_pipe]
+        asked["exists"] += [mps_pipe]
     return asked
+
+
+def folders_torch_writes_to(env: Mapping[str, str]) -> list[str]:
+    """Temporary files and the caches of torch.hub, Triton, Inductor and the CUDA driver, by their own defaults.
+
+    A home comes from HOME alone: asking the user database can wait for a directory server for ever. Inductor's default
+    is below the temporary folder. The CUDA driver keeps nothing where CUDA_CACHE_DISABLE is 1.
+    """
+    home = env.get("HOME", "")
+    caches = env.get("XDG_CACHE_HOME") or f"{home}/.cache"
+    wanted = [
+        env.get("TMPDIR") or "/tmp",  # noqa: S108 - asked about, not written to
+        env.get("TORCH_HOME") or f"{caches}/torch",
+        env.get("TRITON_CACHE_DIR") or f"{home}/.triton/cache",
+        env.get("TORCHINDUCTOR_CACHE_DIR", ""),
+        "" if env.get("CUDA_CACHE_DISABLE") == "1" else env.get("CUDA_CACHE_PATH") or f"{home}/.nv/ComputeCache",
+    ]
+    without_home = ("/.cache/", "/.triton/", "/.nv/") if not home.startswith("/") else ()
+    return list(dict.fromkeys(path for path in wanted if path.startswith("/") and not path.startswith(without_home)))
+
+
+def compat_libraries(env: Mapping[str, str]) -> list[str]:
+    """Where LD_LIBRARY_PATH would find another libcuda than the driver's: NVIDIA's cuda-compat packages."""
+    folders = env.get("LD_LIBRARY_PATH", "").split(":")
+    return [f"{folder}/libcuda.so.1" for folder in folders if folder.startswith("/") and "compat" in folder.split("/")]

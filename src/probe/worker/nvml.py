@@ -13,6 +13,7 @@ A getter's answer is whatever the driver says, None where it has no such value; 
 code that concerns the whole question is the record's code. Over 300 lines, most of them getters of five lines each.
 """
 
+import ctypes
 import threading
 from collections.abc import Callable, Collection
 from ctypes import byref
@@ -319,21 +320,38 @@ def _nvlink(handle: Any) -> dict[str, Any]:
     return {"links": len(active), "inactive": [link for link, on in enumerate(active) if not on]}
 
 
+class _Fabric(ctypes.Structure):
+    """nvmlGpuFabricInfo_v3_t; version 2 lacks the last field, the first form of the call `version` and the last two.
+
+    Not pynvml's own: those of nvidia-ml-py 12.560 have 80 bytes for the UUID, and so read every state as 0.
+    """
+
+    _fields_ = (
+        ("version", ctypes.c_uint),
+        ("cluster_uuid", ctypes.c_uint8 * 16),
+        ("status", ctypes.c_uint),
+        ("clique", ctypes.c_uint32),
+        ("state", ctypes.c_uint),
+        ("health_mask", ctypes.c_uint32),
+        ("health_summary", ctypes.c_uint8),
+    )
+
+
 def _fabric(handle: Any) -> dict[str, Any]:
-    """By the newest of the three versions of the call that library and driver have; the mask is None in the oldest."""
-    for struct in ("c_nvmlGpuFabricInfo_v3_t", "c_nvmlGpuFabricInfoV_t"):
-        info = getattr(pynvml, struct, lambda: None)()
-        if info and _or_none("nvmlDeviceGetGpuFabricInfoV", handle, byref(info)) is not None:
-            break
-    else:
-        info = pynvml.c_nvmlGpuFabricInfo_t()
-        pynvml.nvmlDeviceGetGpuFabricInfo(handle, byref(info))
-    return {
-        "state": info.state,
-        "status": info.status,
-        "health_mask": getattr(info, "healthMask", None),
-        "health_summary": getattr(info, "healthSummary", None),
-    }
+    """By the newest of the three forms of the call that the driver has; None where a form has no such value."""
+    for version in (0x3000028, 0x2000024):
+        info = _Fabric(version=version)
+        if _or_none("nvmlDeviceGetGpuFabricInfoV", handle, byref(info)) is not None:
+            summary = info.health_summary if version == 0x3000028 else None
+            return {
+                "state": info.state,
+                "status": info.status,
+                "health_mask": info.health_mask,
+                "health_summary": summary,
+            }
+    info = _Fabric()
+    pynvml.nvmlDeviceGetGpuFabricInfo(handle, byref(info, _Fabric.cluster_uuid.offset))
+    return {"state": info.state, "status": info.status, "health_mask": None, "health_summary": None}
 
 
 WHO_USES_IT: dict[str, Callable[[Any], dict[str, Any]]] = {

@@ -414,12 +414,12 @@ class Children:
         known = {process.pid: process for process in self.alive}
         found = []
         for pid in children_of_this_process() | set(known):
-            stat = process_stat(pid)
-            if stat is None or stat.state == "Z":
+            there = lingering(pid)
+            if there is None:
                 continue
             process = known.get(pid)
             worker, target = (process.worker, process.target) if process else ("grandchild", "")
-            found.append(Survivor(pid, stat.start_ticks, worker, target, stat.state, wchan(pid)))
+            found.append(Survivor(pid, there.start_ticks, worker, target, there.state, there.wchan))
         return found
 
 
@@ -439,6 +439,8 @@ def become_subreaper() -> None:
 
 
 class ProcessStat(NamedTuple):
+    """One process or thread, as the kernel has it."""
+
     state: str
     parent: int
     start_ticks: int
@@ -446,18 +448,49 @@ class ProcessStat(NamedTuple):
 
 def process_stat(pid: int) -> ProcessStat | None:
     """State, parent and start time by ``/proc/<pid>/stat``; None where there is no such process."""
+    return _stat(f"/proc/{pid}")
+
+
+def _stat(folder: str) -> ProcessStat | None:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
+        with open(f"{folder}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()
         return ProcessStat(fields[0].decode(), int(fields[1]), int(fields[19]))
     except (OSError, ValueError, IndexError):
         return None
 
 
-def wchan(pid: int) -> str:
+class Lingering(NamedTuple):
+    """A process that has not gone: since when it is, and what the thread that keeps it does."""
+
+    start_ticks: int
+    state: str
+    wchan: str
     """The kernel function it sleeps in, where the kernel tells; else empty."""
+
+
+def lingering(pid: int) -> Lingering | None:
+    """None where the process has gone, or is a zombie all of whose threads have ended.
+
+    A killed process whose first thread has ended is a zombie by its own stat while another thread is still stuck.
+    """
+    whole = process_stat(pid)
+    if whole is None:
+        return None
+    folders = [f"/proc/{pid}"]
+    if whole.state == "Z":
+        with suppress(OSError):
+            folders = [f"/proc/{pid}/task/{thread}" for thread in os.listdir(f"/proc/{pid}/task")]
+    for folder in folders:
+        stat = _stat(folder)
+        if stat is not None and stat.state not in ("Z", "X"):
+            return Lingering(whole.start_ticks, stat.state, _wchan(folder))
+    return None
+
+
+def _wchan(folder: str) -> str:
     try:
-        with open(f"/proc/{pid}/wchan", "rb") as file:
+        with open(f"{folder}/wchan", "rb") as file:
             name = file.read(128).decode("ascii", "replace")
     except OSError:
         return ""

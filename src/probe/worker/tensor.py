@@ -108,8 +108,14 @@ class DeviceError(Exception):
 
 
 def main(child: Any, job: dict[str, Any]) -> None:
-    """Test one device; `job` is ``{"target", "device": "cuda" or "cpu", "seed": int, optional}``."""
+    """Test one device; `job` is ``{"target", "device": "cuda" or "cpu", "seed": int, optional}``.
+
+    The device "count" is none: it asks how many torch sees.
+    """
     target, device = job["target"], job["device"]
+    if device == "count":
+        child.say("count", target, code=0, count=torch.cuda.device_count())
+        return
     if device == "cuda" and torch.version.hip:
         child.say("rocm", target, text=torch.version.hip)
         return

@@ -13,6 +13,7 @@ Standard library and torch only, Python >= 3.9: this runs under the interpreter 
 import ctypes
 import json
 import os
+import re
 import select
 import socket
 import sys
@@ -21,6 +22,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 CUDA_ERROR_NOT_INITIALIZED = 3
+WHEEL = re.compile(r"nvidia_.*_cu(\d+)-.*\.dist-info$")
 
 
 def main(child: Any, job: dict[str, Any]) -> None:
@@ -54,8 +56,21 @@ def _import(child: Any, path: str) -> "ModuleType | None":
         version=torch.__version__,
         file=torch.__file__,
         threads=len(os.listdir("/proc/self/task")),
+        **_libraries(torch),
     )
     return None if initialised else program
+
+
+def _libraries(torch: Any) -> dict[str, str]:
+    """NCCL's and cuDNN's versions, which neither starts CUDA, and for which CUDA majors wheels lie beside torch."""
+    found = {}
+    if torch.version.cuda:
+        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+        found["cudnn"] = str(torch.backends.cudnn.version())
+        names = os.listdir(os.path.dirname(os.path.dirname(torch.__file__)))
+        majors = {match[1] for match in map(WHEEL.match, names) if match}
+        found["cuda_majors"] = " ".join(sorted(majors))
+    return found
 
 
 def cuda_is_initialised() -> bool:
