@@ -78,7 +78,7 @@ test: environment
 lint: environment
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
-	.venv/bin/python -m mypy src tests
+	.venv/bin/python -m mypy src tests bench docs
 	[ -z "$(OLD_PYTHON)" ] || .venv/bin/python -m mypy --python-version 3.10 $(OLD_PYTHON)
 
 bench: environment
