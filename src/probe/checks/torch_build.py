@@ -56,9 +56,12 @@ async def _driver_cuda(context: Context) -> int | None:
 
 
 async def _libraries(context: Context) -> dict[str, Scalar]:
-    """NCCL's and cuDNN's versions and the CUDA majors of the wheels beside torch, when its import says them."""
-    try:
-        imported = await context.answer("torch", "import")
-    except NoAnswer:
-        return {}
-    return {name: imported.data.get(name) for name in ("nccl", "cudnn", "cuda_majors")}
+    """NCCL's and cuDNN's versions and the CUDA majors of the wheels beside torch, as far as torch says them."""
+    found: dict[str, Scalar] = {}
+    for key, target in (("import", ""), ("count", "count")):
+        try:
+            said = (await context.answer("torch", key, target)).data
+        except NoAnswer:
+            continue
+        found |= {name: said[name] for name in ("nccl", "cudnn", "cuda_majors") if name in said}
+    return found

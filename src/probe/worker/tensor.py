@@ -110,11 +110,11 @@ class DeviceError(Exception):
 def main(child: Any, job: dict[str, Any]) -> None:
     """Test one device; `job` is ``{"target", "device": "cuda" or "cpu", "seed": int, optional}``.
 
-    The device "count" is none: it asks how many torch sees.
+    The device "count" is none: it asks how many torch sees, and with which libraries.
     """
     target, device = job["target"], job["device"]
     if device == "count":
-        child.say("count", target, code=0, count=torch.cuda.device_count())
+        survey(child, target)
         return
     if device == "cuda" and torch.version.hip:
         child.say("rocm", target, text=torch.version.hip)
@@ -136,6 +136,17 @@ def main(child: Any, job: dict[str, Any]) -> None:
         child.say(f"tensor:{dtype}", target, elapsed_s=elapsed(), dtype=dtype, **told)
         return
     child.say("done", target, code=0, elapsed_s=elapsed(), seed=inputs.seed, **counts(comparisons))
+
+
+def survey(child: Any, target: str) -> None:
+    """How many GPUs torch counts under the user's own environment, and its NCCL and cuDNN.
+
+    Asked in a fork: each of these keeps the process that asks it from forking ever again.
+    """
+    child.step("torch device_count", target)
+    count = torch.cuda.device_count()
+    nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.version.cuda else ""
+    child.say("count", target, code=0, count=count, nccl=nccl, cudnn=str(torch.backends.cudnn.version() or ""))
 
 
 def open_gpu(child: Any, target: str) -> None:

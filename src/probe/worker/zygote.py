@@ -56,21 +56,18 @@ def _import(child: Any, path: str) -> "ModuleType | None":
         version=torch.__version__,
         file=torch.__file__,
         threads=len(os.listdir("/proc/self/task")),
-        **_libraries(torch),
+        cuda_majors=_cuda_majors(torch),
     )
     return None if initialised else program
 
 
-def _libraries(torch: Any) -> dict[str, str]:
-    """NCCL's and cuDNN's versions, which neither starts CUDA, and for which CUDA majors wheels lie beside torch."""
-    found = {}
-    if torch.version.cuda:
-        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
-        found["cudnn"] = str(torch.backends.cudnn.version())
-        names = os.listdir(os.path.dirname(os.path.dirname(torch.__file__)))
-        majors = {match[1] for match in map(WHEEL.match, names) if match}
-        found["cuda_majors"] = " ".join(sorted(majors))
-    return found
+def _cuda_majors(torch: Any) -> str:
+    """For which CUDA major versions wheels lie beside torch: "12 13" is one too many. Files alone are looked at.
+
+    NCCL's and cuDNN's versions are not asked here: that marks the process as one that cannot be forked (tried, 2.11).
+    """
+    names = os.listdir(os.path.dirname(os.path.dirname(torch.__file__)))
+    return " ".join(sorted({match[1] for match in map(WHEEL.match, names) if match}))
 
 
 def cuda_is_initialised() -> bool:
