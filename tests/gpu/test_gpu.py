@@ -62,6 +62,17 @@ def uuids() -> list[str]:
     return [line.partition("UUID: ")[2].rstrip(")") for line in said.splitlines()]
 
 
+def wait_until_idle() -> None:
+    """NVML's utilisation is of a sampling period that has passed: it shows a job for a while after its end."""
+    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    said = ""
+    for _ in range(100):
+        said = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+        if {line.strip() for line in said.splitlines()} == {"0"}:
+            return
+    pytest.fail(f"the GPUs do not become idle: {said}")
+
+
 @contextmanager
 def job(code: str) -> Iterator[subprocess.Popen[str]]:
     """A job on the first GPU, at work when this returns."""
@@ -144,5 +155,6 @@ def test_how_long_a_child_killed_at_work_takes_to_go(state: Path) -> None:
         os.close(pidfd)
     print(f"killed at work: gone after {took_s:.3f} s")
     assert gone
+    wait_until_idle()
     report = probe(state)
     assert {check["status"] for check in by_target(report, "torch.tensor").values()} == {"pass"}

@@ -56,12 +56,9 @@ async def _driver_cuda(context: Context) -> int | None:
 
 
 async def _libraries(context: Context) -> dict[str, Scalar]:
-    """NCCL's and cuDNN's versions and the CUDA majors of the wheels beside torch, as far as torch says them."""
-    found: dict[str, Scalar] = {}
-    for key, target in (("import", ""), ("count", "count")):
-        try:
-            said = (await context.answer("torch", key, target)).data
-        except NoAnswer:
-            continue
-        found |= {name: said[name] for name in ("nccl", "cudnn", "cuda_majors") if name in said}
-    return found
+    """NCCL's and cuDNN's versions and the CUDA majors of the wheels beside torch, as its import found them."""
+    try:
+        said = (await context.answer("torch", "import")).data
+    except NoAnswer:
+        return {}
+    return {name: said[name] for name in ("nccl", "cudnn", "cuda_majors") if name in said}

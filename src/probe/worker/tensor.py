@@ -110,7 +110,7 @@ class DeviceError(Exception):
 def main(child: Any, job: dict[str, Any]) -> None:
     """Test one device; `job` is ``{"target", "device": "cuda" or "cpu", "seed": int, optional}``.
 
-    The device "count" is none: it asks how many torch sees, and with which libraries.
+    The device "count" is none: it asks how many torch sees.
     """
     target, device = job["target"], job["device"]
     if device == "count":
@@ -139,14 +139,9 @@ def main(child: Any, job: dict[str, Any]) -> None:
 
 
 def survey(child: Any, target: str) -> None:
-    """How many GPUs torch counts under the user's own environment, and its NCCL and cuDNN.
-
-    Asked in a fork: each of these keeps the process that asks it from forking ever again.
-    """
+    """How many GPUs torch counts under the user's own environment: in a fork, which asking makes unfit for more."""
     child.step("torch device_count", target)
-    count = torch.cuda.device_count()
-    nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.version.cuda else ""
-    child.say("count", target, code=0, count=count, nccl=nccl, cudnn=str(torch.backends.cudnn.version() or ""))
+    child.say("count", target, code=0, count=torch.cuda.device_count())
 
 
 def open_gpu(child: Any, target: str) -> None:

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 CUDA_ERROR_NOT_INITIALIZED = 3
-WHEEL = re.compile(r"nvidia_.*_cu(\d+)-.*\.dist-info$")
+WHEEL = re.compile(r"nvidia_(?P<name>.*)_cu(?P<major>\d+)-(?P<version>[^-]+)\.dist-info$")
 
 
 def main(child: Any, job: dict[str, Any]) -> None:
@@ -56,18 +56,20 @@ def _import(child: Any, path: str) -> "ModuleType | None":
         version=torch.__version__,
         file=torch.__file__,
         threads=len(os.listdir("/proc/self/task")),
-        cuda_majors=_cuda_majors(torch),
+        **_wheels(torch),
     )
     return None if initialised else program
 
 
-def _cuda_majors(torch: Any) -> str:
-    """For which CUDA major versions wheels lie beside torch: "12 13" is one too many. Files alone are looked at.
+def _wheels(torch: Any) -> dict[str, str]:
+    """What lies beside torch: NCCL's and cuDNN's versions, and for which CUDA majors ("12 13" is one too many).
 
-    NCCL's and cuDNN's versions are not asked here: that marks the process as one that cannot be forked (tried, 2.11).
+    By the names of the wheels alone: asking torch marks this process as one that cannot be forked (tried, 2.11).
     """
     names = os.listdir(os.path.dirname(os.path.dirname(torch.__file__)))
-    return " ".join(sorted({match[1] for match in map(WHEEL.match, names) if match}))
+    wheels = [match for match in map(WHEEL.match, names) if match]
+    found = {match["name"]: match["version"] for match in wheels if match["name"] in ("nccl", "cudnn")}
+    return {**found, "cuda_majors": " ".join(sorted({match["major"] for match in wheels}))}
 
 
 def cuda_is_initialised() -> bool:
