@@ -48,8 +48,8 @@ class Detail(Struct, frozen=True):
     """Whether problems of several GPUs share a line even where their words differ."""
 
 
-FEW_SKIPS = 3
-"""Fewer checks than this with one reason have a line each."""
+FEW_ALIKE = 3
+"""Fewer checks than this that ended alike have a line each."""
 
 EVERYTHING = Detail(causes=1000, full_remedies=1000, words=100_000, fold=False)
 DETAILS = (
@@ -172,7 +172,36 @@ def _problems(report: Report, say: Say, paint: Paint, detail: Detail) -> list[st
     if len(report.causes) > detail.causes:
         lines.append(f"... {len(report.causes) - detail.causes} more causes; --format json has all")
     groups = _grouped((o for o in report.checks if o.status in PROBLEMS), say, apart=not detail.fold)
-    return lines + [_line(group, say, paint, detail.words) for group in groups]
+    if detail is EVERYTHING:
+        return lines + [_line(group, say, paint, detail.words) for group in groups]
+    return lines + _lines(groups, say, paint, detail.words)
+
+
+def _lines(groups: Iterable[list[Outcome]], say: Say, paint: Paint, words: int, width: int | None = None) -> list[str]:
+    """A line for each group, and one for several checks that ended alike: the same words about the same targets."""
+    alike: dict[tuple[str, ...], list[list[Outcome]]] = {}
+    for group in groups:
+        first, said = group[0], folded([_own_words(outcome, say) for outcome in group])
+        about = () if first.status is Status.SKIP else (first.severity.value, _where(group, say))
+        alike.setdefault((first.status.value, said, *about), []).append(group)
+    lines = []
+    for several in alike.values():
+        if len(several) < FEW_ALIKE:
+            lines += [_line(group, say, paint, words, width) for group in several]
+        else:
+            lines.append(_shared_line(several, say, paint, words, width))
+    return lines
+
+
+def _shared_line(groups: Sequence[list[Outcome]], say: Say, paint: Paint, words: int, width: int | None) -> str:
+    first = groups[0][0]
+    checks = by_rung(group[0].id for group in groups)
+    advisory = "(advisory) " * (first.severity is Severity.ADVISORY and first.status in PROBLEMS - {Status.WARN})
+    where = _where(groups[0], say) if first.status is not Status.SKIP else ""
+    text = f"{f'{len(groups)} checks':<18}  {advisory}{where}{': ' * bool(where)}"
+    text += f"{cut(folded([_own_words(outcome, say) for outcome in groups[0]]), words)}: {say(checks)}"
+    status = first.status.value
+    return f"{paint(status, f'{status:<7}')}  {cut(text, 400 if width is None else max(40, width - 9))}"
 
 
 def _cause(cause: Cause, say: Say, paint: Paint, full: bool, words: int) -> list[str]:
@@ -192,23 +221,10 @@ def _cause(cause: Cause, say: Say, paint: Paint, full: bool, words: int) -> list
 
 
 def _rest(report: Report, say: Say, paint: Paint, width: int | None) -> list[str]:
-    """A line for each reason for which checks were skipped, then one for each check that passed."""
-    reasons: dict[str, list[Outcome]] = {}
-    for outcome in report.checks:
-        if outcome.status is Status.SKIP:
-            reasons.setdefault(_own_words(outcome, say), []).append(outcome)
-    lines: list[str] = []
-    for reason, group in reasons.items():
-        checks = list(dict.fromkeys(outcome.id for outcome in group))
-        if len(checks) < FEW_SKIPS:
-            lines += [_line(alike, say, paint, 160, width) for alike in _grouped(group, say, apart=False)]
-        else:
-            text = f"{f'{len(checks)} checks':<18}  {reason}: {say(by_rung(checks))}"
-            lines.append(
-                f"{paint('skip', f'{Status.SKIP.value:<7}')}  {cut(text, 400 if width is None else width - 9)}"
-            )
+    """Lines about the checks that were skipped, then about those that passed."""
+    skipped = _grouped((o for o in report.checks if o.status is Status.SKIP), say, apart=False)
     passed = _grouped((o for o in report.checks if o.status is Status.PASS), say, apart=False)
-    return lines + [_line(group, say, paint, 160, width) for group in passed]
+    return _lines(skipped, say, paint, 160, width) + [_line(group, say, paint, 160, width) for group in passed]
 
 
 def by_rung(checks: Iterable[str]) -> str:
