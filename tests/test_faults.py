@@ -31,6 +31,12 @@ EVIDENCE: list[tuple[str, Outcome]] = [
     ("DEVICE_NODE_EPERM", outcome("device.nodes", reason="eperm")),
     ("DEVICE_NODE_EPERM", outcome("device.uvm", reason="eperm")),
     ("DEVICE_NODE_ENXIO", outcome("device.nodes", reason="enxio")),
+    ("TORCH_IMPORT_STARTS_CUDA", outcome("torch.import", reason="cuda_initialised")),
+    ("TORCH_PTX_ONLY", outcome("torch.arch", "warn", target=A, reason="ptx_only")),
+    ("GPU_MEMORY_OWNERLESS", outcome("nvml.memory", "warn", target=A, reason="ownerless")),
+    ("GPU_PROCESS_GONE", outcome("nvml.processes", "warn", target=A, reason="gone")),
+    ("NCCL_WRONG_INTERFACE", outcome("device.environment", "warn", reason="nccl_interface")),
+    ("UVM_NODE_NOT_YET", outcome("device.uvm", "warn", reason="not_yet")),
     ("TORCH_VENDOR_REPLACED", outcome("torch.build", "warn", reason="vendor_replaced")),
     ("TORCH_TWO_CUDA_MAJORS", outcome("torch.build", "warn", reason="two_cuda_majors")),
     ("TORCH_BUILD_UNCHECKED", outcome("torch.build", "warn")),
@@ -561,3 +567,35 @@ def test_the_listing_has_a_line_for_each_fault() -> None:
 
 def test_every_remedy_has_somebody_to_do_it() -> None:
     assert {fault.who for fault in catalogue()} <= set(Who)
+
+
+# What breaks in the field, by what was gathered before the catalogue was written.
+OF_THE_FIELD = {
+    "the container lost its device permission": "DEVICE_NODE_EPERM",
+    "driver and library do not match": "NVML_DRIVER_MISMATCH",
+    "802: Fabric Manager does not run": "CUDA_INIT_802",
+    "803: compat library and driver": "CUDA_INIT_803",
+    "804: forward compatibility on this hardware": "CUDA_INIT_804",
+    "NVML works and CUDA gives 999": "CUDA_INIT_999",
+    "torch is too new for the driver": "TORCH_CUDA_TOO_NEW",
+    "torch has no code for the GPU": "TORCH_ARCH_MISSING",
+    "the GPU fell off the bus": "XID_79",
+    "the driver asks for a reset": "NVML_RECOVERY_1",
+    "a driver call is stuck in the kernel": "GPU_DRIVER_STUCK",
+    "/dev/shm is too small": "SHM_SMALL",
+    "NCCL picks the wrong interface": "NCCL_WRONG_INTERFACE",
+    "MIG changes at the next reset": "MIG_PENDING",
+    "memory that nobody holds": "GPU_MEMORY_OWNERLESS",
+    "torch was replaced in a vendor's image": "TORCH_VENDOR_REPLACED",
+    "the library was not mounted": "NVML_LIBRARY_MISSING",
+    "persistence mode is off": "PERSISTENCE_OFF",
+    "CUDA started before a fork": "TORCH_IMPORT_STARTS_CUDA",
+    "exclusive mode, and in use": "CUDA_INIT_46",
+    "MPS refuses": "CUDA_INIT_807",
+    "zombies fill the process table": "ZOMBIES",
+}
+
+
+@pytest.mark.parametrize("code", OF_THE_FIELD.values(), ids=list(OF_THE_FIELD))
+def test_what_breaks_in_the_field_has_a_fault_of_its_own(code: str) -> None:
+    assert explain(code).startswith(f"{code}:")

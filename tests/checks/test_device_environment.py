@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from probe.checks.device_environment import TABLE
+from probe.checks.device_environment import TABLE, nccl_misses
 from probe.model import Facts, Finding, Record, Status
 from probe.worker.launch import compat_libraries
 from tests.checks.asking import ask
@@ -91,3 +91,31 @@ def test_every_row_says_what_it_does_and_who_says_so() -> None:
         assert danger.does
         assert danger.source.startswith("https://")
         re.compile(danger.values)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "wrong"),
+    [
+        ("", ""),
+        ("eth", ""),
+        ("=eth0", ""),
+        ("=eth", "means no interface"),
+        ("ib0,eth0", ""),
+        ("ens5", "means no interface"),
+        ("^docker,lo,eth", "means no interface"),
+        ("^lo,eth", "docker0, which no other host reaches"),
+        ("^=lo", ""),
+        ("docker0", "which no other host reaches"),
+    ],
+)
+def test_nccls_choice_of_an_interface_is_held_against_this_hosts(chosen: str, wrong: str) -> None:
+    """Its forms are NCCL's own: prefixes, ``=`` for exact names, ``^`` for all but these."""
+    found = nccl_misses(chosen, ["docker0", "eth0", "lo"])
+    assert (wrong in found) if wrong else found == ""
+
+
+def test_an_interface_that_is_not_there_warns() -> None:
+    """NCCL would fail at its first collective, or hang."""
+    files = {"/sys/class/net/eth0/mtu": "1500", "/sys/class/net/lo/mtu": "65536"}
+    found = ask("device.environment", env={"NCCL_SOCKET_IFNAME": "ib0"}, files=files)
+    assert (found.status, found.data["reason"]) == (Status.WARN, "nccl_interface")

@@ -1,10 +1,12 @@
 """Variables that make CUDA programs slow, wrong or stop: left over from debugging, or set for another image.
 
 The list is DCGM's (DCGM_FR_BAD_CUDA_ENV, which gpud copies), and what PyTorch's and NVIDIA's own pages warn of. Only
-variables of this table are ever shown, and of their values what stands in the table.
+variables of this table are ever shown, and of their values what stands in the table. And NCCL_SOCKET_IFNAME, where it
+means no interface of this host: NCCL then fails or hangs at its first collective (pytorch#29482, horovod#310).
 """
 
 import re
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -59,9 +61,9 @@ TABLE = (
     Danger("CUDA_DISABLE_PTX_JIT", ON, "kernels without machine code for this GPU fail", CUDA),
     Danger("CUDA_MODULE_LOADING", r"(?i)\s*EAGER\s*", "all kernels are loaded at start: seconds, and GPU memory", CUDA),
     Danger("NVIDIA_TF32_OVERRIDE", r"\s*[01]\s*", "TF32 is not as the program asks: slower, or less exact", TORCH),
-    Danger("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", ON, "fp32 products in TF32, whatever the program asks for", TORCH),
     Danger("NCCL_DEBUG", r"(?i)\s*TRACE\s*", "NCCL writes a line for every call: slower, and disks fill", NCCL),
 )
+LOCAL_BRIDGES = ("docker", "veth", "virbr", "br-")
 SHOWN = {"CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "NVIDIA_TF32_OVERRIDE", "NCCL_DEBUG"}
 """Those whose value says something, and can be nothing else than what `TABLE` allows."""
 
@@ -79,9 +81,33 @@ async def environment(context: Context, job: Job) -> Finding:
             words.append("LD_LIBRARY_PATH: a libcuda of cuda-compat comes before the driver's own")
             break
     if not words:
-        return passed(f"none of {len({danger.name for danger in TABLE}) + 1} dangerous variables is set")
+        if missed := nccl_misses(env.get("NCCL_SOCKET_IFNAME", ""), context.host.names("/sys/class/net")):
+            return warned(missed, reason="nccl_interface")
+        return passed(f"none of {len({danger.name for danger in TABLE}) + 2} dangerous variables is set")
     more = f"; and {', '.join(names[2:])}" if len(names) > 2 else ""
     return warned("; ".join(words[:2]) + more, variables=", ".join(names), found=len(names))
+
+
+def nccl_misses(chosen: str, interfaces: Sequence[str]) -> str:
+    """What is wrong with NCCL_SOCKET_IFNAME here: no interface that it means, or only one of a bridge; else empty.
+
+    NCCL's own forms: a list of prefixes; ``=`` before it, exact names; ``^`` before it, all but these.
+    """
+    exact, but = chosen.startswith(("=", "^=")), chosen.startswith("^")
+    names = [name for name in chosen.lstrip("^=").split(",") if name]
+    if not names or not interfaces:
+        return ""
+
+    def named(interface: str) -> bool:
+        return interface in names if exact else interface.startswith(tuple(names))
+
+    left = [interface for interface in interfaces if named(interface) is not but]
+    here = ", ".join(interfaces)
+    if not left:
+        return f"NCCL_SOCKET_IFNAME={chosen[:40]} means no interface of this host ({here[:120]})"
+    if all(interface.startswith(LOCAL_BRIDGES) for interface in left):
+        return f"NCCL_SOCKET_IFNAME={chosen[:40]} means {', '.join(left)[:60]}, which no other host reaches"
+    return ""
 
 
 def _named(danger: Danger, value: str) -> str:

@@ -129,7 +129,7 @@ class Gpus:
 def _interrogate(child: Any, handle: Any, target: str, getters: Collection[str]) -> None:
     """Ask in the order of `GETTERS`: what rungs 3 and 4 wait for goes first."""
     for key in [key for key in GETTERS if key in getters]:
-        child.step(key, target)
+        child.step(f"its {key.replace('_', ' ')} query", target)
         _ask(child, key, target, partial(GETTERS[key], handle))
 
 
