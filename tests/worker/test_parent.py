@@ -86,7 +86,7 @@ def test_a_child_that_hangs_ends_by_its_own_limit_and_says_where(driven: Driven,
     assert result["status"] == "timeout"
     assert "ugly.py:" in result["data"]["stack"]
     assert way.replace("ignore_term", "hang") in result["data"]["stack"]
-    assert 0.5 <= result["ended_s"] < 5
+    assert 0.4 <= result["ended_s"] < 5  # its limit counts from its fork, which is before its parent knows of it
 
 
 @pytest.mark.parametrize("how", HOWS)
