@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from probe.checks import load
+from probe.commands import severity
 from probe.faults import catalogue
 from probe.model import Check, Profile
 from probe.registry import switch
@@ -47,12 +48,6 @@ def checks() -> str:
         + '\n## Thresholds\n\nSet with `[checks."<check>"]` in a config file or with `--set`.\n\n'
         + table(["check", "threshold", "default", "source"], limits)
     )
-
-
-def severity(check: Check) -> str:
-    """As declared, with the profiles in which it weighs more."""
-    more = [profile for profile in Profile if check.severity_in(profile) is not check.severity]
-    return f"{check.severity}, critical in {', '.join(more)}" if more else str(check.severity)
 
 
 def letters(check: Check) -> str:

@@ -272,3 +272,29 @@ def test_background_is_cancelled_after_the_last_job() -> None:
 
 
 Main = Callable[[], Coroutine[Any, Any, float]]
+
+
+def test_a_required_check_that_would_be_skipped_fails() -> None:
+    """`ENABLE_ECC_CHECK=true` and there is nothing to check: said, with the reason. Out of memory stays a skip."""
+    (outcome,), _ = run(job("a.b", hang, skip="no GPU expected", required=True))
+    assert (outcome.status, outcome.summary) == (Status.FAIL, "required, and no GPU expected")
+    (outcome,), _ = run(job("a.b", after(0, skipped("not supported")), required=True))
+    assert (outcome.status, outcome.data["reason"]) == (Status.FAIL, "required")
+    (outcome,), _ = run(job("a.b", after(0, skipped("out of memory", cuda_code=2)), required=True))
+    assert outcome.status is Status.SKIP
+
+
+def test_a_need_that_only_pulled_in_and_that_fails_is_reported() -> None:
+    """It is the cause: without it the verdict would rest on the skips that follow from it."""
+    outcomes, _ = run(
+        job("a.a", after(1, unknown("no")), reported=False), job("b.b", after(1, passed("ok")), needs=("a.a",))
+    )
+    assert [(outcome.id, outcome.status) for outcome in outcomes] == [("a.a", Status.UNKNOWN), ("b.b", Status.SKIP)]
+
+
+def test_less_than_a_second_is_too_short_to_blame_anybody() -> None:
+    """Unless the check's own limit was set so."""
+    (outcome,), _ = run(job("a.b", hang), already_s=8.0)
+    assert (outcome.status, outcome.data["short"]) == (Status.TIMEOUT, True)
+    (outcome,), _ = run(job("a.b", hang, timeout_s=0.5))
+    assert "short" not in outcome.data

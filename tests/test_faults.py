@@ -37,6 +37,11 @@ EVIDENCE: list[tuple[str, Outcome]] = [
     ("GPU_PROCESS_GONE", outcome("nvml.processes", "warn", target=A, reason="gone")),
     ("NCCL_WRONG_INTERFACE", outcome("device.environment", "warn", reason="nccl_interface")),
     ("UVM_NODE_NOT_YET", outcome("device.uvm", "warn", reason="not_yet")),
+    *[(f"NVML_GPU_CRASHED_{s}", outcome("nvml.memory", target=A, signal=s)) for s in SIGNALS],
+    ("REQUIRED_ABSENT", outcome("nvml.ecc", reason="required")),
+    ("BUDGET_TOO_SHORT", outcome("cuda.context", "timeout", target=A, short=True)),
+    ("INTERRUPTED", outcome("cuda.context", "unknown", target=A, reason="interrupted")),
+    ("CANNOT_START", outcome("nvml.reach", "unknown", reason="cannot_start")),
     ("TORCH_VENDOR_REPLACED", outcome("torch.build", "warn", reason="vendor_replaced")),
     ("TORCH_TWO_CUDA_MAJORS", outcome("torch.build", "warn", reason="two_cuda_majors")),
     ("TORCH_BUILD_UNCHECKED", outcome("torch.build", "warn")),
@@ -384,7 +389,7 @@ def test_one_fault_on_some_gpus_is_one_cause_that_names_them() -> None:
     outcomes += [outcome("cuda.kernel", "fail", "3 words differ.", target=g, reason="wrong_words") for g in (A, B, C)]
     (cause,) = diagnose(outcomes)
     names = ", ".join(gpu.removeprefix("gpu:") for gpu in (A, B, C))
-    assert f"3 of 8 GPUs: 3 words differ ({names})" == cause.summary
+    assert f"{names} (3 of 8 GPUs): 3 words differ." == cause.summary
     assert tuple(Reference("cuda.kernel", gpu) for gpu in (A, B, C)) == cause.checks
 
 
@@ -553,12 +558,32 @@ def test_explain_knows_every_code_that_a_report_can_hold(code: str, says: str) -
 
 
 @pytest.mark.parametrize(
-    ("code", "near"), [("GPU_EXPECTED_ABSENTS", "GPU_EXPECTED_ABSENT"), ("shm_smal", "SHM_SMALL"), ("", "GPU_")]
+    ("code", "near"),
+    [
+        ("GPU_EXPECTED_ABSENTS", "GPU_EXPECTED_ABSENT"),
+        ("shm_smal", "SHM_SMALL"),
+        ("", "GPU_"),
+        ("CUDA_INIT_ZZZ", "CUDA_INIT_"),
+        ("CUDA_INIT_SIGSEGV", "CUDA_INIT_"),
+        ("NVML_CRASHED_SIGSEG", "NVML_CRASHED_SIGSEGV"),
+        ("NVML_CRASHED_11", "NVML_CRASHED_"),
+    ],
 )
 def test_an_unknown_code_is_answered_with_the_nearest(code: str, near: str) -> None:
     with pytest.raises(KeyError) as caught:
         explain(code)
     assert near in str(caught.value)
+
+
+@pytest.mark.parametrize("code", ["nvml_hangs", "Nvml_Hangs", "cuda_init_304", "nvml_crashed_sigbus"])
+def test_explain_takes_a_code_in_any_case(code: str) -> None:
+    assert explain(code.upper()) == explain(code)
+
+
+def test_every_code_is_in_capitals_and_its_holes_are_numbers() -> None:
+    """By which `explain` finds it; a hole that is a signal has each of its values listed."""
+    for fault in catalogue():
+        assert re.fullmatch(r"[A-Z0-9_]+({xid}|{nvml_code}|{cuda_code}|{recovery_action})?", fault.code)
 
 
 def test_the_listing_has_a_line_for_each_fault() -> None:

@@ -89,9 +89,10 @@ def test_skip_keeps_the_check_in_the_report() -> None:
 
 
 def test_a_check_that_is_switched_on_is_required_and_critical_and_off_is_skipped() -> None:
-    """Also where no GPU is expected: who demands it wants to hear of it."""
+    """Also where it does not apply: the engine makes a failure of that, with the reason."""
     job = planned(settings("nvml.reach", enabled=True), NO_GPU)["nvml.reach"]
-    assert (job.required, job.severity, job.skip) == (True, Severity.CRITICAL, "")
+    assert (job.required, job.severity) == (True, Severity.CRITICAL)
+    assert job.skip == "no GPU expected (no sign of a GPU)"
     assert planned(settings("nvml.reach", enabled=False))["nvml.reach"].skip == "switched off"
 
 
@@ -104,13 +105,13 @@ def test_settings_of_a_check_reach_its_job() -> None:
 
 
 def test_torch_that_is_nowhere_skips_its_rung_and_says_where_it_was_looked_for() -> None:
-    """Unless it is demanded."""
+    """A check that is demanded is required, and so a failure."""
     jobs = planned(torch_missing="/usr/bin/python3")
     assert {jobs[name].skip for name in jobs if name.startswith("torch.")} == {
         "torch not installed (looked in /usr/bin/python3)"
     }
     demanded = planned(settings("torch.import", enabled=True), torch_missing="/usr/bin/python3")
-    assert demanded["torch.import"].skip == ""
+    assert demanded["torch.import"].required
 
 
 def test_a_rocm_build_is_not_supported_yet() -> None:

@@ -24,7 +24,7 @@ def main() -> "NoReturn":
         from probe import exits
 
         column = exits.column(sys.argv[1:], os.environ)
-        code = exits.code(column, "internal")
+        code = exits.code(column, "internal", liveness=exits.liveness(sys.argv[1:], os.environ))
         try:
             code = _run(column)
         except KeyboardInterrupt:
@@ -70,8 +70,12 @@ def _complain(error: BaseException) -> None:
 
     from probe.output import write
 
-    words = f"probe: internal error: {type(error).__name__}: {error} (--debug shows where)"
-    write(2, words[:500].encode("utf-8", "replace") + b"\n", time.monotonic() + 0.1)
+    words = f"internal error: {type(error).__name__}: {error} (--debug shows where)"[:500]
+    if ("--format", "json") in zip(sys.argv, sys.argv[1:], strict=False) or "--format=json" in sys.argv:
+        from probe.report import json
+
+        write(1, json.error(words, "probe"), time.monotonic() + 0.1)
+    write(2, f"probe: {words}\n".encode("utf-8", "replace"), time.monotonic() + 0.1)
 
 
 def _leave(code: int) -> "NoReturn":

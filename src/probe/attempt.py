@@ -57,7 +57,7 @@ class Attempt:
         write(1, text.encode(), time.monotonic() + LAST_WORDS_S)
         if self.column == "slurm":
             write(2, text.encode(), time.monotonic() + LAST_WORDS_S)
-        os._exit(exits.code(self.column, what))
+        os._exit(exits.code(self.column, what, liveness=exits.liveness(sys.argv[1:], os.environ)))
 
 
 CURRENT = Attempt()

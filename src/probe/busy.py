@@ -13,6 +13,9 @@ ROOM_BYTES = 1536 * MIB
 """A context does not fit in 300 MiB and fits in 900 (measured on an H100); a job beside it wants air to breathe."""
 
 
+NOTHING_SEEN = "nothing of it could be observed"
+
+
 class Evidence(Struct, frozen=True):
     """What was observed of one GPU; None is what could not be observed."""
 
@@ -41,5 +44,5 @@ def busy(evidence: Evidence) -> str:
         signs.append(f"only {evidence.free_bytes / MIB:.0f} MiB free")
     observed = (evidence.processes, evidence.used_bytes, evidence.utilization_percent)
     if not signs and all(sign is None for sign in observed):
-        signs.append("nothing of it could be observed")
+        signs.append(NOTHING_SEEN)
     return ", ".join(signs)

@@ -1,5 +1,6 @@
 """The command line: wiring only. The commands are in `probe.commands`, which is imported when one of them is called."""
 
+import errno
 import sys
 import time
 from typing import Any
@@ -12,6 +13,8 @@ from probe.output import write
 
 COMPLAINT_S = 0.5
 """How long a reader that does not read holds up a complaint."""
+
+HELP_FLAGS = ["-h", "--help"]
 
 COMMANDS = {
     "check": "Can this container or node do its work now?",
@@ -41,7 +44,7 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": HELP_FLAGS})
 @click.version_option(__version__, prog_name="probe", message="%(prog)s %(version)s")
 def probe() -> None:
     """Can this container, this node, this cluster do its work now? If not: what is wrong, and who can mend it?"""
@@ -63,13 +66,28 @@ def main(column: str) -> int:
         return complain(column, error.format_message() + hint, "the command line")
     except click.Abort:
         return exits.code(column, "interrupted")
-    except Exception as error:
-        from probe.config import UsageError
-
-        if not isinstance(error, UsageError):
-            raise
-        return complain(column, str(error), error.where, error.allowed)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - raised again unless it is the user's or a reader's
+        return _ended_by(error, column)
     return result if isinstance(result, int) else 0
+
+
+def _ended_by(error: BaseException, column: str) -> int:
+    """The exit code where the user's input or a reader of stdout was the matter; any other `error` is raised again."""
+    from probe.config import UsageError
+
+    if isinstance(error, UsageError):
+        return complain(column, str(error), error.where, error.allowed)
+    if not _judges(sys.argv[1:]):
+        if isinstance(error, SystemExit):  # what click makes of EPIPE: the reader has read enough
+            return 0
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # what was asked for is cut off on a full disk
+            return exits.code(column, "undetermined")
+    raise error
+
+
+def _judges(args: list[str]) -> bool:
+    """Whether a check was to run: click does not print its report, and a broken pipe there is one to a child."""
+    return args[:1] == ["check"] and not set(HELP_FLAGS) & set(args)
 
 
 def complain(column: str, message: str, where: str, allowed: str = "") -> int:

@@ -104,15 +104,24 @@ def _must_select(flag: str, patterns: tuple[str, ...], registry: Registry, profi
 @click.option("--profile", type=click.Choice([str(profile) for profile in Profile]), help="only those of this profile")
 def list_(profile: str | None) -> int:
     """The checks, and in which profiles they run."""
-    for found in load_checks().values():
-        if profile is None or profile in found.profiles:
-            click.echo(_described(found))
+    found = [check for check in load_checks().values() if profile is None or profile in check.profiles]
+    letters = ", ".join(f"{profile.value[0].upper()} {profile}" for profile in Profile)
+    rows = [("check", "runs in", "severity", "switch", f"asks (runs in: {letters})"), *map(_described, found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    for *cells, last in rows:
+        click.echo("  ".join([f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)] + [last]))
     return 0
 
 
-def _described(found: Check) -> str:
+def _described(found: Check) -> tuple[str, str, str, str, str]:
     letters = "".join(profile.value[0].upper() if profile in found.profiles else "-" for profile in Profile)
-    return f"{found.id:16} {letters}  {found.severity.value:8}  {switch(found.id):26}  {found.question}"
+    return found.id, letters, severity(found), switch(found.id), found.question
+
+
+def severity(check: Check) -> str:
+    """As declared, with the profiles in which it weighs more."""
+    more = [profile for profile in Profile if check.severity_in(profile) is not check.severity]
+    return f"{check.severity}, critical in {', '.join(more)}" if more else str(check.severity)
 
 
 @click.command()

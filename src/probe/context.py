@@ -150,6 +150,13 @@ class Host:
         with open(path, "rb") as file:
             return file.read(1 << 20).decode("utf-8", "replace")
 
+    def text(self, path: str) -> str:
+        """The file's text, empty where there is no such file or it cannot be read."""
+        try:
+            return self.read(path)
+        except OSError:
+            return ""
+
     def names(self, path: str) -> list[str]:
         """The names in a folder, sorted; none where it cannot be listed."""
         try:

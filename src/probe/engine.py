@@ -18,11 +18,28 @@ from anyio.abc import TaskGroup
 from msgspec.structs import replace
 
 from probe.context import Context, Target
-from probe.model import EVERY_GPU, Finding, Job, NoAnswer, Outcome, Plan, Severity, Status, skipped, unknown
+from probe.model import (
+    EVERY_GPU,
+    Finding,
+    Job,
+    NoAnswer,
+    Outcome,
+    Plan,
+    Scalar,
+    Severity,
+    Status,
+    failed,
+    skipped,
+    unknown,
+)
 
 Sink = Callable[[Outcome], None]
 
 GOOD = (Status.PASS, Status.WARN)
+BAD = (Status.FAIL, Status.UNKNOWN, Status.TIMEOUT)
+OUT_OF_MEMORY = 2
+SHORT_S = 1.0
+"""No answer within less than this says nothing about who was asked: the budget was too short to ask."""
 
 
 class Times:
@@ -85,7 +102,7 @@ class _Runner:
     async def job(self, job: Job, siblings: TaskGroup) -> None:
         """One planned job: itself, or one of its kind for every GPU."""
         if job.skip:
-            self._finish(job, self._elapsed_s(), skipped(job.skip))
+            self._finish(job, self._elapsed_s(), _demanded(job, skipped(job.skip)))
         elif not job.check.per_gpu:
             await self._one(job, Target(job.target))
         else:
@@ -118,7 +135,7 @@ class _Runner:
                 finding = skipped(f"needs {missing}")
             else:
                 started_s = self._elapsed_s()
-                finding = await self._within_limit(job, started_s)
+                finding = _demanded(job, await self._within_limit(job, started_s))
         except NoAnswer as reason:
             finding = reason.finding
         except anyio.get_cancelled_exc_class():
@@ -154,14 +171,17 @@ class _Runner:
         doing = {self._context.answers.step(name.partition(".")[0], job.target) for name in job.check.uses} - {""}
         where = f", in {' and '.join(sorted(doing))}" if doing else ""
         summary = f"no answer within {self._elapsed_s() - started_s:.1f} s{where}"
-        return Finding(Status.TIMEOUT, summary, {"step": " and ".join(sorted(doing))} if doing else {})
+        data: dict[str, Scalar] = {"step": " and ".join(sorted(doing))} if doing else {}
+        if job.timeout_s is None and self._elapsed_s() - started_s < SHORT_S:
+            data["short"] = True
+        return Finding(Status.TIMEOUT, summary, data)
 
     def _finish(self, job: Job, started_s: float, finding: Finding) -> None:
         key = (job.id, "" if not job.check.per_gpu else job.target)
         self._status[key] = finding.status
         if event := self._waiting.pop(key, None):
             event.set()
-        if job.reported:
+        if job.reported or finding.status in BAD:  # a need that was pulled in and is bad is the cause of all the rest
             elapsed_s = self._elapsed_s() - started_s
             self._sink(
                 Outcome(
@@ -176,3 +196,10 @@ class _Runner:
                     rungs=finding.rungs,
                 )
             )
+
+
+def _demanded(job: Job, finding: Finding) -> Finding:
+    """What `ENABLE_<CHECK>_CHECK=true` asks for must be there: a skip is a failure then; out of memory stays a skip."""
+    if not job.required or finding.status is not Status.SKIP or finding.data.get("cuda_code") == OUT_OF_MEMORY:
+        return finding
+    return failed(f"required, and {finding.summary}", **{**finding.data, "reason": "required"})

@@ -42,6 +42,17 @@ def code(column: str, what: str, *, strict: bool = False, liveness: bool = False
     return TABLE[what][COLUMNS.index(column)]
 
 
+def liveness(argv: "Sequence[str]", env: "Mapping[str, str]") -> bool:
+    """Whether the profile is liveness, as far as the command line and the environment tell: a file may say it too."""
+    asked = env.get("PROBE_PROFILE", "")
+    for at, word in enumerate(argv):
+        if word == "--profile" and at + 1 < len(argv):
+            asked = argv[at + 1]
+        elif word.startswith("--profile="):
+            asked = word.partition("=")[2]
+    return asked == "liveness"
+
+
 def column(argv: "Sequence[str]", env: "Mapping[str, str]") -> str:
     """The column that the command line, else the environment, asks for.
 

@@ -213,7 +213,7 @@ def _summary(evidence: list[_Case], total: int) -> str:
     if len(gpus) == total:
         return f"{total} of {total} GPUs: {first.summary}"
     names = ", ".join(gpu.partition(":")[2] for gpu in gpus)
-    return f"{len(gpus)} of {total} GPUs: {first.summary.rstrip('.')} ({names})"
+    return f"{names} ({len(gpus)} of {total} GPUs): {first.summary}"
 
 
 def _name(outcome: Outcome) -> Reference:
@@ -283,7 +283,7 @@ def _filled(fault: Fault, data: Mapping[str, Scalar]) -> Fault:
 
 
 def explain(code: str) -> str:
-    """What ``probe explain CODE`` prints. Raises `UnknownFault`, naming the nearest codes."""
+    """What ``probe explain CODE`` prints, in whatever case the code is. Raises `UnknownFault`, naming the nearest."""
     fault = _named(code)
     evidence = "\n".join(f"  {_described(when)}" for when in fault.when)
     then = ", ".join(dict.fromkeys(fault.explains + fault.explains_node))
@@ -297,19 +297,20 @@ def explain(code: str) -> str:
 
 
 def _named(code: str) -> Fault:
+    wanted = code.upper()  # no two codes differ in case only
     for fault in catalogue():
-        if fault.code == code:
+        if fault.code.upper() == wanted:
             return fault
     for fault in catalogue():
         if "{" not in fault.code:
             continue
-        shape = re.sub(r"\{(\w+)\}", r"(?P<\1>[A-Z0-9]+)", fault.code)
-        if found := re.fullmatch(shape, code):
+        shape = re.sub(r"\{(\w+)\}", r"(?P<\1>-?[0-9]+)", fault.code)  # signals are listed, each by its name
+        if found := re.fullmatch(shape, wanted):
             return _filled(fault, found.groupdict())
     import difflib  # only for this complaint
 
     known = [fault.code for fault in catalogue()]
-    near = difflib.get_close_matches(code.upper(), known, n=3) or known[:3]
+    near = difflib.get_close_matches(wanted, known, n=3) or known[:3]
     raise UnknownFault(f"no fault is called {code!r}; the nearest are {', '.join(near)}")
 
 

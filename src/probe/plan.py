@@ -59,14 +59,10 @@ def _needs_of(wanted: set[str], profile: Mapping[str, Check]) -> set[str]:
     return found
 
 
-def _inapplicable(  # noqa: PLR0911 - one reason a line
-    check: Check, settings: CheckSettings, expected: Expectation, torch_missing: str
-) -> str:
+def _inapplicable(check: Check, settings: CheckSettings, expected: Expectation, torch_missing: str) -> str:
     """Why the check is not run here; empty when it is."""
     if settings.enabled is False:
         return "switched off"
-    if settings.enabled:
-        return ""
     if check.gpu_only and not expected.gpus:
         return f"{NO_GPU} ({expected.reason})"
     if expected.wsl2 and check.id in ("device.nodes", "device.uvm", "device.module"):

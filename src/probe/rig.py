@@ -20,7 +20,7 @@ import anyio
 import msgspec
 from msgspec import Struct
 
-from probe.busy import Evidence, busy
+from probe.busy import NOTHING_SEEN, Evidence, busy
 from probe.clock import Budget
 from probe.context import TIMEOUT_BEFORE_GPUS, Context, Target, nvml_refusal
 from probe.model import Finding, NoAnswer, Plan, Record, Status, skipped, unknown
@@ -33,6 +33,9 @@ NVML_LIST_S = 1.5
 LOCK_WAIT_S = 1.0
 LOCK_POLL_S = 0.05
 MAX_OUTPUT_BYTES = 65536
+
+
+WORKERS = ("files", "nvml", "cuda", "torch", "smi")
 
 
 class Setup(Struct, frozen=True):
@@ -78,10 +81,12 @@ class Rig:
         self._oom_kills = self._count_oom_kills()
         self._answers.wanted = self._want
         for worker, error in launch.failures.items():
-            finding = unknown(f"{worker}: its process cannot be started: {error}", reason="internal")
-            self._answers.refuse(worker, "", finding)
+            self._answers.refuse(worker, "", _cannot_start(worker, error))
         for child in context.stuck:
             self._refuse_stuck(child.worker, child.target, child.pid)
+        for worker in WORKERS:  # one that nobody had started answers nobody
+            if worker not in launch.processes:
+                self._answers.refuse(worker, "", unknown(f"{worker}: was not asked", reason="silent"))
 
     def _refuse_stuck(self, worker: str, target: str, pid: int) -> None:
         """No child is started into the hole that an earlier one never came out of."""
@@ -130,7 +135,8 @@ class Rig:
     def _ended(self, event: End) -> None:
         process = event.process
         elapsed_s = time.monotonic() - process.started_at
-        oom_kills = self._count_oom_kills() - self._oom_kills
+        before, after = self._oom_kills, self._count_oom_kills()
+        oom_kills = None if before is None or after is None else after - before
 
         def describe(step: str) -> Finding:
             return ending(
@@ -162,15 +168,15 @@ class Rig:
                 self._answers.separate("nvml", target)
                 self._start("nvml", {"getters": left, "only": row["uuid"]}, target, {"CUDA_VISIBLE_DEVICES": None})
 
-    def _count_oom_kills(self) -> int:
-        """The oom_kill count of this process's cgroup, 0 where there is none to read."""
+    def _count_oom_kills(self) -> int | None:
+        """The oom_kill count of this container's cgroup; None where there is none to read."""
         for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
             try:
                 fields = dict(line.split() for line in self._context.host.read(path).splitlines())
                 return int(fields.get("oom_kill", 0))
             except (OSError, ValueError):
                 continue
-        return 0
+        return None
 
     # -- which GPUs ---------------------------------------------------------------------------------------------------
 
@@ -265,6 +271,8 @@ class Rig:
                 return
             worker = "busy"  # what NVML said before we held the lock was the other probe's work: ask it anew
             self._launch.nvml((), computing=True, worker=worker)
+            if error := self._launch.failures.get(worker):
+                self._answers.refuse(worker, "", _cannot_start(worker, error))
         async with anyio.create_task_group() as tasks:
             for target in undecided:
                 tasks.start_soon(self._judge_one, target, worker)
@@ -279,7 +287,8 @@ class Rig:
             except NoAnswer as reason:
                 target.skip.fail(reason.finding)
                 return
-            target.skip.set(f"busy ({signs})" if signs else "")
+            said = f"not known whether busy ({signs})" if signs == NOTHING_SEEN else f"busy ({signs})"
+            target.skip.set(said if signs else "")
         if not await target.skip.get():
             self._start_cuda(target)
 
@@ -345,7 +354,7 @@ class Rig:
                 worker, job, worker=worker, target=target, limit_s=self._launch.limit_s(), environment=environment
             )
         except OSError as error:
-            self._answers.refuse(worker, target, unknown(f"{worker}: no process can be started: {error}"))
+            self._answers.refuse(worker, target, _cannot_start(worker, error))
 
     def _want(self, worker: str, target: str) -> None:
         """A check waits for a tensor test: fork its process now, once."""
@@ -412,6 +421,10 @@ async def _reason(target: Target) -> str | None:
         return await target.skip.get()
     except NoAnswer:
         return None
+
+
+def _cannot_start(worker: str, error: OSError) -> Finding:
+    return unknown(f"{worker}: its process cannot be started: {error}", reason="cannot_start")
 
 
 def _bare(uuid: str) -> str:

@@ -11,6 +11,7 @@ Whoever ends the run - the engine, a net, a signal - ends it through `Run.leave`
 """
 
 import os
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from probe import __version__, exits, expect, plan, torchfile
-from probe.attempt import CURRENT
+from probe.attempt import CURRENT, INTERRUPTS, LAST_WORDS_S
 from probe.checks import load as load_checks
 from probe.clock import Budget
 from probe.config import Loaded
@@ -31,6 +32,8 @@ from probe.state import Leaving, StateFolder, default_path
 from probe.worker import launch
 from probe.worker.parent import Children, Survivor
 
+JUDGED_NODE = re.compile(r"nvidia(ctl|-uvm|\d+)")
+"""The nodes that checks judge: no other is opened, since each of them can hang."""
 TEARDOWN_S = 0.5
 """A killed CUDA process takes 0.2 s to go with 42 GB allocated (measured on an H100); not gone after this is noted."""
 MAX_STDERR_BYTES = 512
@@ -63,7 +66,7 @@ class Run:
         self.kernel_log = -1
         self._leaving = False
         self._reported = False
-        self._code = exits.code(CURRENT.column, "internal")
+        self._code = exits.code(CURRENT.column, "internal", liveness=config.profile is Profile.LIVENESS)
         self._survivors: list[Survivor] = []
 
     def go(self) -> NoReturn:
@@ -168,7 +171,7 @@ class Run:
             starting.nvml(self.plan.uses, computing=computing)
         if ("cuda" in workers or by_cuda) and ("cuda", "") not in stuck:
             starting.cuda()
-        nodes = [name for name in facts.nodes if "caps" not in name]
+        nodes = [name for name in facts.nodes if JUDGED_NODE.fullmatch(name)]
         starting.asked = launch.questions(self.plan.uses, nodes, os.environ, computing=computing, mps_pipe=_mps_pipe())
         if any(starting.asked.values()) and ("files", "") not in stuck:
             starting.files()
@@ -194,9 +197,25 @@ class Run:
         try:
             if not self._reported:
                 self._report_and_tidy(why)
+        except Exception as error:  # noqa: BLE001 - a defect in the report itself must not end in silence
+            self._last_words(error)
         finally:
             self.children.kill()
             os._exit(self._code)
+
+    def _last_words(self, error: Exception) -> None:
+        """Say that there is no report, and why."""
+        text = f"undetermined: probe could not make its report: {type(error).__name__}: {error}"[:190]
+        if self.request.format == "json":
+            from probe.report import json
+
+            write(1, json.error(text, "probe check"), time.monotonic() + LAST_WORDS_S)
+        else:
+            write(1, f"{text}\n".encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
+        if self.request.debug:
+            import traceback
+
+            write(2, traceback.format_exc().encode(), time.monotonic() + LAST_WORDS_S)
 
     def _report_and_tidy(self, why: str) -> None:
         if why == "late":
@@ -211,7 +230,7 @@ class Run:
         self._reported = True
         if PROGRESS is not None:
             PROGRESS.clear()
-        write(1, rendered, self.budget.began_at + max(self.budget.net_s, self.budget.elapsed_s() + 0.02))
+        write(1, rendered, self.budget.began_at + max(self.budget.write_s, self.budget.elapsed_s() + 0.05))
         if self.request.verdict_fd >= 0:
             os.write(self.request.verdict_fd, report.verdict.value.encode())
         self._remember()
@@ -221,7 +240,7 @@ class Run:
         """All that is known, with what is not said so."""
         outcomes = self._complete(why)
         causes: tuple[Cause, ...] = ()
-        if any(outcome.status not in (Status.PASS, Status.SKIP) for outcome in outcomes):
+        if why not in INTERRUPTS.values() and any(o.status not in (Status.PASS, Status.SKIP) for o in outcomes):
             from probe import faults  # and with it the catalogue: only where something is wrong
 
             causes = faults.diagnose(outcomes, self.plan.profile)
@@ -294,7 +313,7 @@ class Run:
             changes["gpus"] = uuids
         if (last := _last_of_the_kernel_log(self.outcomes)) > past.kernel_log:
             changes["kernel_log"] = last
-        if changes:
+        if changes or self.state.damaged:
             self.state.save(**changes)
 
     def _say_the_rest(self, report: Report) -> None:

@@ -86,6 +86,7 @@ class StateFolder:
     def __init__(self, path: str) -> None:
         self.path = path
         self.problem = ""
+        self.damaged = False
         self._gpu_lock = -1
         try:
             self._folder = _open_folder(path)
@@ -108,6 +109,7 @@ class StateFolder:
             return fresh
         except (OSError, msgspec.MsgspecError) as error:
             self.problem = f"state not read: {self.path}/state.json: {error}"
+            self.damaged = True
             return fresh
         return found if found.head == fresh.head else fresh
 
@@ -115,9 +117,12 @@ class StateFolder:
         """Replace the named fields in the file as it is now."""
         if self._folder < 0:
             return
-        lock = self._lock("lock")
-        if lock < 0:
+        try:
+            lock = self._lock("lock")
+        except BlockingIOError:
             self.problem = self.problem or f"state not kept: another probe is writing {self.path}"
+            return
+        if lock < 0:
             return
         try:
             self._replace(msgspec.json.encode(replace(self.load(), **changes)))
@@ -137,11 +142,14 @@ class StateFolder:
         """Take the lock that only one probe's GPU test holds; it goes with this process. True where none can be had."""
         if self._folder < 0 or self._gpu_lock >= 0:
             return True
-        self._gpu_lock = self._lock("gpu.lock")
-        return self._gpu_lock >= 0 or bool(self.problem)
+        try:
+            self._gpu_lock = self._lock("gpu.lock")
+        except BlockingIOError:
+            return False
+        return True
 
     def _lock(self, name: str) -> int:
-        """A descriptor that holds the lock; negative where another process holds it or it cannot be made."""
+        """A descriptor that holds the lock, negative where none can be made; raise BlockingIOError where it is held."""
         try:
             fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._folder)
         except OSError as error:
@@ -149,9 +157,9 @@ class StateFolder:
             return -1
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(fd)
-            return -1
+            raise
         return fd
 
     def forget(self) -> bool:

@@ -9,10 +9,11 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from probe import exits
-from probe.attempt import CURRENT, INTERRUPTS
+from probe.attempt import CURRENT, INTERRUPTS, LAST_WORDS_S
 from probe.clock import SMALLEST_BUDGET_S, Budget
 from probe.output import write
 from probe.worker.child import tie_to
@@ -37,6 +38,7 @@ class Waiter:
         self._run = run
         self._pid = 0
         self._interrupted: signal.Signals | None = None
+        self._last: Result | None = None
 
     def wait(self, wait_s: float) -> int:
         """Attempt until the verdict is good or `wait_s` have passed.
@@ -59,6 +61,8 @@ class Waiter:
                 shown = last if last.verdict in GOOD or self._interrupted else whole
                 write(1, shown.output, time.monotonic() + self._budget_s)
                 return shown.code
+            self._last = last
+            _reap_orphans()
             first = last.verdict.encode() if last.output.startswith(b"{") else last.output.partition(b"\n")[0]
             write(2, b"probe: attempt %d: %s\n" % (attempts, first), time.monotonic() + 0.1)
             time.sleep(PAUSE_S)
@@ -67,8 +71,11 @@ class Waiter:
         """Hand the signal to the attempt, which reports and leaves; between two attempts there is nobody to ask."""
         self._interrupted = signal.Signals(number)
         if not self._pid:
+            if self._last is not None:
+                write(1, self._last.output, time.monotonic() + LAST_WORDS_S)
             os._exit(exits.code(CURRENT.column, INTERRUPTS[self._interrupted]))
-        os.kill(self._pid, number)
+        with suppress(ProcessLookupError):  # it is our child and not reaped yet: the number is still its own
+            os.kill(self._pid, number)
 
     def _attempt(self, budget_s: float) -> Result:
         output, word = os.memfd_create("probe-output"), os.memfd_create("probe-verdict")
@@ -103,6 +110,13 @@ class Waiter:
         found, wait_status = os.waitpid(pid, os.WNOHANG)
         code = os.waitstatus_to_exitcode(wait_status) if found else -1
         return code if code >= 0 else exits.code(CURRENT.column, "internal")
+
+
+def _reap_orphans() -> None:
+    """What an attempt that its nets ended left to us, the subreaper."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _content(fd: int) -> bytes:

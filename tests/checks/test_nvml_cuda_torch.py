@@ -98,6 +98,19 @@ def test_a_gpu_that_was_here_at_the_first_good_run_is_missed() -> None:
     assert (finding.status, finding.data["lost"]) == (Status.FAIL, "GPU-7")
 
 
+def test_whoever_says_how_many_knows_better_than_an_earlier_run() -> None:
+    """`--gpus-expect 7` after a change on purpose: seven are right."""
+    finding = ask("nvml.count", *listed(7), known_gpus=tuple(f"GPU-{n}" for n in range(8)), facts=Facts(gpus_expect=7))
+    assert finding.status is Status.PASS
+
+
+def test_cuda_sees_as_many_as_are_expected_or_fails() -> None:
+    """All agree on two, and sixteen are expected."""
+    devices = cuda("devices", uuids=["GPU-0", "GPU-1"], names=["H100"] * 2)
+    finding = ask("cuda.counts", devices, *listed(2), facts=Facts(gpus_expect=16))
+    assert (finding.status, "16 expected" in finding.summary) == (Status.FAIL, True)
+
+
 def test_an_expected_uuid_that_is_not_here_is_named() -> None:
     """A list of UUIDs is compared one by one."""
     facts = Facts(gpus_expect=("GPU-0", "GPU-9"))

@@ -14,7 +14,7 @@
     [smi]                         present, output, status, hangs: nvidia-smi, where it does not do as NVML does
     [env]                         what the command finds in its environment
     argv = [...]                  what a test adds to its command
-    [expect]                      verdict, exit_code, cause, blames = ["gpu:3"]
+    [expect]                      verdict, exit_code, blames = ["gpu:3"], all three; cause; internal = ["check"]
 
 Which keys there are stands in `scenario.h`, `nvml.c`, `nvml_health.c` and `cuda.c`; any other is refused.
 """
@@ -33,6 +33,8 @@ from tests.fakes.build import built, known_keys
 
 LIBRARY_OF = {"nvml": "libnvidia-ml.so.1", "cuda": "libcuda.so.1"}
 NODE_STATES = frozenset({"ok", "absent", "hang", "stuck", "eperm", "enxio", "eacces"})
+UNJUDGED = '\n[expect]\nverdict = "unjudged"\nexit_code = 0\nblames = []\n'
+"""Ends the file of a host on which a test asks the fakes only, and no verdict is made."""
 DRIVER = "580.159.04"
 BUSES = (0x19, 0x3B, 0x4C, 0x5D, 0x9B, 0xBB, 0xCB, 0xDB, 0x1A, 0x3C, 0x4D, 0x5E, 0x9C, 0xBC, 0xCC, 0xDC)
 
@@ -49,13 +51,15 @@ def uuid_of(gpu: int, mig: int | None = None) -> str:
 
 @dataclass(frozen=True)
 class Expect:
-    """What probe is to say of the host; None: not said here."""
+    """What probe is to say of the host. Only the cause may be left open."""
 
-    verdict: str | None = None
-    exit_code: int | None = None
-    cause: str | None = None
-    blames: tuple[str, ...] | None = None
+    verdict: str
+    exit_code: int
+    blames: tuple[str, ...]
     """Targets, ``gpu:3`` written out as ``gpu:GPU-...``."""
+    cause: str | None = None
+    internal: tuple[str, ...] = ()
+    """The checks that are to say that probe itself failed."""
 
 
 @dataclass(frozen=True)
@@ -179,8 +183,10 @@ def _read(path: Path, tables: dict[str, Any]) -> Scenario:
         index = blamed.removeprefix("gpu:")
         return "gpu:" + values.get(f"gpu.{index}.uuid", uuid_of(int(index))) if index.isdigit() else blamed
 
-    if "blames" in expect:
-        expect["blames"] = tuple(map(target, expect["blames"]))
+    if missed := {"verdict", "exit_code", "blames"} - set(expect):
+        raise ScenarioError(f"[expect] lacks {', '.join(sorted(missed))}")
+    expect["blames"] = tuple(map(target, expect["blames"]))
+    expect["internal"] = tuple(expect.get("internal", ()))
     return Scenario(
         path.resolve(), gpus, values, missing, _files(files, gpus, values), smi, env, argv, Expect(**expect)
     )

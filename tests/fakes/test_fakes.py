@@ -17,7 +17,7 @@ import pytest
 
 from tests.fakes import host
 from tests.fakes.build import LIBRARIES, BuildError, build, built, compiler, exported
-from tests.fakes.scenario import Scenario, ScenarioError, uuid_of
+from tests.fakes.scenario import UNJUDGED, Scenario, ScenarioError, uuid_of
 
 HOSTS = sorted((Path(__file__).parents[1] / "hosts").glob("*.toml"))
 FUSE_HANG = Path(__file__).with_name("fuse_hang.py")
@@ -86,7 +86,7 @@ class Machine:
     def run(self, toml: str, program: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run `program` on the host that `toml` describes. Raises `subprocess.TimeoutExpired` when it hangs."""
         file = self.folder / "host.toml"
-        file.write_text(toml)
+        file.write_text(toml + UNJUDGED)
         ours = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
         libraries = self.folder / "libraries"
         libraries.mkdir(exist_ok=True)
@@ -140,13 +140,27 @@ def test_every_scenario_can_be_read(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "toml",
-    ["[nvml]\nintit = 18", "[gpu.3]\nmemory.usde = 1", "[files.nodes]\nnvidia9 = 'hang'", "[expect]\nverdit = 'x'"],
+    [
+        f"[nvml]\nintit = 18\n{UNJUDGED}",
+        f"[gpu.3]\nmemory.usde = 1\n{UNJUDGED}",
+        f"[files.nodes]\nnvidia9 = 'hang'\n{UNJUDGED}",
+        f"{UNJUDGED}verdit = 'x'",
+    ],
 )
 def test_a_word_that_no_fake_knows_is_refused(tmp_path: Path, toml: str) -> None:
     """Otherwise a slip of the pen would make a healthy host."""
     (tmp_path / "slip.toml").write_text(toml)
-    with pytest.raises(ScenarioError, match=r"slip\.toml"):
+    with pytest.raises(ScenarioError, match=r"slip\.toml.*(intit|usde|nvidia9|verdit)"):
         Scenario.load(tmp_path / "slip.toml")
+
+
+@pytest.mark.parametrize("lacking", ["verdict", "exit_code", "blames"])
+def test_a_host_that_does_not_say_what_to_expect_is_refused(tmp_path: Path, lacking: str) -> None:
+    """Otherwise its test would pass whatever probe says."""
+    kept = [line for line in UNJUDGED.splitlines() if not line.startswith(lacking)]
+    (tmp_path / "silent.toml").write_text("\n".join(kept))
+    with pytest.raises(ScenarioError, match=rf"silent\.toml.* lacks {lacking}$"):
+        Scenario.load(tmp_path / "silent.toml")
 
 
 def test_blamed_gpus_are_named_by_their_uuid() -> None:
@@ -475,7 +489,7 @@ def on(scenario: Path, cache: Path, *argv: str) -> str:
 
 
 def written(folder: Path, toml: str) -> Path:
-    (folder / "host.toml").write_text(toml)
+    (folder / "host.toml").write_text(toml + UNJUDGED)
     return folder / "host.toml"
 
 

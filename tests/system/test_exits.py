@@ -168,7 +168,7 @@ def test_each_profile_holds_its_checks(probe: Command, profile: str) -> None:
     """`checks` holds every check of the profile, skips too, each once; as `probe list` has them."""
     listed = probe("list", "--profile", profile)
     assert (listed.code, listed.err) == (0, "")
-    names = [line.split()[0] for line in listed.out.splitlines()]
+    names = [line.split()[0] for line in listed.out.splitlines()[1:]]
     ran = probe.check("--profile", profile)
     assert ran.code == 0
     found = [(item["id"], item["target"]) for item in ran.report["checks"]]
@@ -177,9 +177,16 @@ def test_each_profile_holds_its_checks(probe: Command, profile: str) -> None:
 
 
 def test_list_shows_all_checks_with_their_switches(probe: Command) -> None:
-    """A line each: id, profiles, severity, switch, question."""
+    """A line each below one that names the columns: id, profiles, severity, switch, question; all in line."""
     ran = probe("list")
     assert ran.code == 0
+    head, *lines = ran.out.splitlines()
+    assert head.endswith("(runs in: R readiness, L liveness, S startup, N node)")
+    for title in ("runs in", "severity", "switch", "asks"):
+        at = head.index(title)
+        assert {(line[at - 2 : at], line[at] == " ") for line in lines} == {("  ", False)}
+    nvlink = next(line for line in lines if line.startswith("nvml.nvlink "))
+    assert "  advisory, critical in node  " in nvlink
     line = next(line for line in ran.out.splitlines() if line.startswith("device.shm "))
     assert "ENABLE_SHM_CHECK" in line
     assert line.endswith("?")

@@ -22,26 +22,25 @@ def scenario(name: str) -> Scenario:
 
 @pytest.mark.parametrize("path", HOSTS, ids=lambda path: path.stem)
 def test_a_host_is_judged_as_its_file_expects(probe: Command, fakes: Path, path: Path) -> None:
-    """Verdict, exit code, first cause, in time; no healthy GPU is blamed; JSON and text are what callers rely on."""
+    """Verdict, exit code, first cause, in time; no healthy GPU is blamed, nor probe; JSON and text fit the callers."""
     played = Scenario.load(path)
     expect = played.expect
     argv = probe.check_argv("--format", "json", *(played.argv or GPU_FREE))
     ran = probe.on(played, argv, fakes)
     report = ran.report
-    assert expect.exit_code in (None, ran.code)
-    assert expect.verdict in (None, report["verdict"])
+    assert (expect.verdict, expect.exit_code) == (report["verdict"], ran.code)
     assert expect.cause in (None, *ran.codes[:1]), ran.codes
     assert ran.elapsed_s <= report["budget_s"] + LATE_S
     assert ran.err == ""
-    if expect.blames is not None:
-        wrong = {(item["id"], item["target"]) for item in report["checks"] if item["status"] in ("fail", "timeout")}
-        named = {
-            reference["target"]
-            for cause in report["causes"]
-            for reference in cause["checks"]
-            if (reference["id"], reference["target"]) in wrong and reference["target"].startswith(("gpu:G", "gpu:M"))
-        }
-        assert set(expect.blames) == named
+    wrong = {(item["id"], item["target"]) for item in report["checks"] if item["status"] in ("fail", "timeout")}
+    named = {
+        reference["target"]
+        for cause in report["causes"]
+        for reference in cause["checks"]
+        if (reference["id"], reference["target"]) in wrong and reference["target"].startswith(("gpu:G", "gpu:M"))
+    }
+    assert set(expect.blames) == named
+    assert set(expect.internal) == {item["id"] for item in report["checks"] if item["data"].get("reason") == "internal"}
     shown = text.render(ran.decoded)
     assert len(shown.partition("\n")[0]) <= 200
     assert len(shown.encode()) <= 4096

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.command import BOUND_S, Command, fake_torch, finish
+from tests.system.command import ARGV, BOUND_S, Command, fake_torch, finish
 
 FAST = ("--only", "device.stuck")
 NOISE = """
@@ -158,6 +158,36 @@ def test_on_one_terminal_progress_is_taken_back(probe: Command) -> None:
         assert finish(process).code == 0
     shown = terminal.rest()
     assert shown.count("healthy: ") == 1
+
+
+WORDY = [
+    ("list",),
+    ("explain",),
+    ("explain", "NVML_HANGS"),
+    ("config",),
+    ("--help",),
+    ("check", "--help"),
+    ("check", "-h"),
+]
+
+
+@pytest.mark.parametrize("args", WORDY, ids=" ".join)
+def test_a_reader_that_has_read_enough_is_no_error(probe: Command, args: tuple[str, ...]) -> None:
+    """``probe list | head -1``: nobody reads the rest, and nothing is wrong."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with probe.started([*ARGV, *args], stdout=writer) as process:
+        os.close(writer)
+        ran = finish(process)
+    assert (ran.code, ran.err) == (0, "")
+
+
+@pytest.mark.parametrize("args", WORDY, ids=" ".join)
+def test_a_full_disk_is_an_exit_code_and_no_internal_error(probe: Command, args: tuple[str, ...]) -> None:
+    """Its reader has not got what was asked for, so not 0."""
+    with Path("/dev/full").open("w") as full, probe.started([*ARGV, *args], stdout=full) as process:
+        ran = finish(process)
+    assert (ran.code, ran.err) == (3, "")
 
 
 @pytest.mark.parametrize("command", [("--help",), ("check", "--help"), ("--version",)])

@@ -76,7 +76,7 @@ def test_each_attempt_has_its_own_budget(probe: Command, tmp_path: Path) -> None
     init = "import threading\nthreading.Event().wait()\n"
     env = {"PYTHONPATH": fake_torch(tmp_path / "fake", init)}
     ran = probe.check("--only", "torch.import", "--budget", "1s", "--wait", "4s", env=env)
-    assert (ran.code, ran.codes) == (1, ["TORCH_IMPORT_HANGS"])
+    assert (ran.code, ran.codes) == (1, ["BUDGET_TOO_SHORT"])  # of 1 s, an import has 0.1 s: that blames nobody
     assert ran.report["budget_s"] == 1
     assert ran.elapsed_s < 4.25
 

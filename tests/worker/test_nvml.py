@@ -13,7 +13,7 @@ import pytest
 
 from probe.worker.launch import BUSY_GETTERS
 from tests.fakes.build import compiler
-from tests.fakes.scenario import Scenario, uuid_of
+from tests.fakes.scenario import UNJUDGED, Scenario, uuid_of
 
 pytestmark = pytest.mark.cc
 
@@ -45,7 +45,7 @@ def asked(tmp_path: Path, cache: Path) -> Asking:
     def ask(toml: str = "", *getters: str, without: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         file = folder / "host.toml"
-        file.write_text(f"host = {{ gpus = 1 }}\n{toml}")
+        file.write_text(f"host = {{ gpus = 1 }}\n{toml}{UNJUDGED}")
         env = {**os.environ, **Scenario.load(file).install(folder, cache)}
         argv = [sys.executable, "-c", PROGRAM, json.dumps(getters), *without]
         ran = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=False)

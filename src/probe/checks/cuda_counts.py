@@ -25,17 +25,22 @@ async def counts(context: Context, job: Job) -> Finding:
     gpus = listed.data["gpus"] if listed else []
     mig = any(gpu.get("mig") for gpu in gpus)
     seen = {"CUDA": len(devices.data["uuids"]), **await _torch(context)}
+    nodes = sum(name.removeprefix("nvidia").isdigit() for name in context.facts.nodes)
+    of_the_host = {**({"device nodes": nodes} if nodes else {}), **({"NVML": len(gpus)} if listed else {})}
     if visible := context.facts.cuda_visible:
         named = len([name for name in visible.split(",") if name.strip()])
         compared = {"CUDA_VISIBLE_DEVICES": named, **seen}
     elif mig:
         compared = seen
     else:
-        nodes = sum(name.removeprefix("nvidia").isdigit() for name in context.facts.nodes)
-        compared = {**({"device nodes": nodes} if nodes else {}), **({"NVML": len(gpus)} if listed else {}), **seen}
+        compared = {**of_the_host, **seen}
     data: dict[str, Scalar] = {name.lower().replace(" ", "_"): count for name, count in compared.items()}
     data["mig"] = mig
-    if odd := odd_one_out(compared):
+    expected = context.expected
+    if not visible and not mig and seen["CUDA"] < expected.count and not expected.mig:
+        summary = f"CUDA sees {seen['CUDA']} GPUs, {expected.count} expected ({expected.reason})"
+        return failed(summary, reason="counts_differ", expected=expected.count, **data)
+    if odd := odd_one_out(compared) or ("" if mig else odd_one_out(of_the_host)):
         return failed(odd, reason="visible_devices" if visible else "counts_differ", **data)
     asked = f" (asked for: {visible})" if visible else "; MIG is on, a process sees one instance" if mig else ""
     return passed(f"{', '.join(f'{name} {count}' for name, count in compared.items())}{asked}", **data)
@@ -44,7 +49,7 @@ async def counts(context: Context, job: Job) -> Finding:
 def odd_one_out(compared: Mapping[str, int]) -> str:
     """Who differs from the others, in words; empty when all agree. Of two that differ the one that sees less."""
     votes = Counter(compared.values())
-    if len(votes) == 1:
+    if len(votes) <= 1:
         return ""
     most = max(votes, key=lambda count: (votes[count], count))
     odd = ", ".join(f"{name} {count}" for name, count in compared.items() if count != most)

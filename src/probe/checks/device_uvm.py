@@ -16,7 +16,7 @@ HELPER = "/usr/bin/nvidia-modprobe"
 @check("device.uvm", profiles="RLSN", uses=("files.nodes",), gpu_only=True)
 async def uvm(context: Context, job: Job) -> Finding:
     """Is /dev/nvidia-uvm here, current and open to this process?"""
-    major = _major(context.host.read("/proc/devices"))
+    major = _major(context.host.text("/proc/devices"))
     if NODE not in context.facts.nodes:
         if not context.facts.in_container and "nvidia-modprobe" in context.host.names("/usr/bin"):
             return warned(f"/dev/{NODE} is not there yet; {HELPER} makes it at CUDA's first use", reason="not_yet")

@@ -30,11 +30,11 @@ async def build(context: Context, job: Job) -> Finding:  # noqa: PLR0911 - one w
     if int(cuda.partition(".")[0]) > driver // 1000:
         summary = f"torch {version} needs CUDA {cuda}, the driver offers {offered}"
         return failed(summary, reason="cuda_too_new", **data)
+    data |= await _libraries(context)
     shipped = context.host.env.get("NVIDIA_PYTORCH_VERSION")
     if shipped and "a0" not in version and "+nv" not in version:
         summary = f"torch {version} stands in the place of NVIDIA's own build of this image ({shipped})"
         return warned(summary, reason="vendor_replaced", **data)
-    data |= await _libraries(context)
     if " " in str(data.get("cuda_majors", "")):
         summary = f"wheels for two CUDA versions are installed beside torch {version}: {data['cuda_majors']}"
         return warned(summary, reason="two_cuda_majors", **data)
@@ -43,7 +43,7 @@ async def build(context: Context, job: Job) -> Finding:  # noqa: PLR0911 - one w
 
 async def _driver_cuda(context: Context) -> int | None:
     """The CUDA version of the driver, e.g. 13000, by whoever is asked anyway; None where nobody says it."""
-    for worker in ("cuda", "nvml"):
+    for worker in ("nvml", "cuda"):
         if worker not in context.workers:
             continue
         try:

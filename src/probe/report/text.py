@@ -11,7 +11,8 @@
     pass    torch.tensor  8 GPUs: ...  0.61 s
 
 Docker keeps the first 4096 bytes of a health check's output. The default text fits: first what passed is left out,
-then words, and only then lines about problems, whose causes stand above them; what is left out is counted.
+then words, and only then lines about problems, whose causes stand above them; what is left out is counted. Over 300
+lines because every part must be able to say itself shorter when another needs the room.
 """
 
 import re

@@ -25,9 +25,12 @@ SUBJECTS = {
     "files": "a file of this host",
     "smi": "nvidia-smi",
 }
-DRIVES_A_DRIVER = {"nvml", "cuda", "torch", "smi"}
+DRIVES_A_DRIVER = {"nvml", "busy", "cuda", "torch", "smi"}
 LIMIT = b"Timeout ("
-"""faulthandler's first word when a child's own limit fires."""
+"""faulthandler's first word when a child's own limit fires, and `LIMIT_STATUS` what it exits with."""
+LIMIT_STATUS = 1
+SHORT_S = 1.0
+"""Whoever had less time than this says nothing by not answering."""
 FRAME = re.compile(rb'^  File "([^"]*)", line (\d+) in (\S+)', re.MULTILINE)
 SHOWN_FRAMES = 6
 
@@ -42,7 +45,7 @@ def ending(  # noqa: PLR0911, PLR0913 - a row of the table above each, and what 
     flooded: bool = False,
     error: str = "",
     tail: bytes = b"",
-    oom_kills: int = 0,
+    oom_kills: int | None = 0,
 ) -> Finding:
     """The finding for one who waited; `step` is what the child announced to do last, `tail` its stderr's end."""
     subject = SUBJECTS.get(worker, worker)
@@ -52,21 +55,24 @@ def ending(  # noqa: PLR0911, PLR0913 - a row of the table above each, and what 
         return Finding(
             Status.UNKNOWN, f"{subject} flooded its reply pipe and was killed{where}", data | {"reason": "flooded"}
         )
-    if LIMIT in tail or killed:
+    if exit_.signal is not None and exit_.signal in CRASHES and worker in DRIVES_A_DRIVER:
+        name = name_of(exit_.signal)
+        return Finding(Status.FAIL, f"{subject} crashed with {name}{where}", data | {"signal": name} | said(tail))
+    if killed or (exit_.status == LIMIT_STATUS and LIMIT in tail):
         if stack := frames(tail):
             data["stack"] = stack
+        if elapsed_s < SHORT_S:
+            data["short"] = True
         return Finding(Status.TIMEOUT, f"{subject} gave no answer within {elapsed_s:.1f} s{where}", data)
-    if exit_.signal is not None and exit_.signal in CRASHES and worker in DRIVES_A_DRIVER:
-        name = signal.Signals(exit_.signal).name
-        return Finding(Status.FAIL, f"{subject} crashed with {name}{where}", data | {"signal": name} | said(tail))
     if exit_.signal == signal.SIGKILL:
-        if oom_kills > 0:
+        if oom_kills:
             summary = (
                 f"{subject}'s process was killed for memory ({oom_kills} oom_kill in this cgroup meanwhile){where}"
             )
             return Finding(Status.UNKNOWN, summary, data | {"reason": "oom_killed", "oom_kills": oom_kills})
-        summary = f"{subject}'s process was killed by somebody else (SIGKILL, no oom_kill in this cgroup){where}"
-        return Finding(Status.UNKNOWN, summary, data | {"reason": "killed", "oom_kills": 0})
+        counted = "not known whether for memory" if oom_kills is None else "no oom_kill in this cgroup"
+        summary = f"{subject}'s process was killed by somebody else (SIGKILL, {counted}){where}"
+        return Finding(Status.UNKNOWN, summary, data | {"reason": "killed", "oom_kills": oom_kills})
     if error:
         last = error.strip().rpartition("\n")[2]
         return Finding(
@@ -80,10 +86,18 @@ def ending(  # noqa: PLR0911, PLR0913 - a row of the table above each, and what 
 def how(exit_: Exit) -> str:
     """In words, how a process ended."""
     if exit_.signal is not None:
-        return f"ended by {signal.Signals(exit_.signal).name}"
+        return f"ended by {name_of(exit_.signal)}"
     if exit_.status is not None:
         return f"ended with status {exit_.status}"
     return "ended, nobody knows how"
+
+
+def name_of(number: int) -> str:
+    """A signal's name; real-time signals have none in Python."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def frames(tail: bytes) -> str:

@@ -9,6 +9,9 @@
 Of each child the parent holds a pidfd (its end, and the only way it is shot), a reply pipe (lines) and a stderr pipe
 (drained always, its tail kept). All of them sit in one epoll, which is itself one descriptor to wait on: `poll` turns
 what is ready into events and never blocks longer than it is told. No wait here is without a bound.
+
+Over 300 lines because starting, hearing and reaping share the one epoll and its table of descriptors; what is read of
+/proc, the last 120 lines, could stand alone but has no other use than theirs.
 """
 
 import ctypes
@@ -509,6 +512,8 @@ def children_of_this_process() -> set[int]:
         for name in os.listdir("/proc"):
             if name.isdigit() and (stat := process_stat(int(name))) and stat.parent == mine:
                 found.add(int(name))
+    except OSError:  # no descriptor left to ask with: those that are known are killed all the same
+        return found
     return found
 
 

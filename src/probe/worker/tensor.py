@@ -18,7 +18,8 @@ Records: ``arch`` (CUDA only); ``tensor:fp32``, ``tensor:bf16``, ``tensor:fp16``
 nonzero code is the last: the call it names raised, and that dtype could not be tested. A ROCm build says ``rocm`` and
 nothing else.
 
-Standard library and torch only (numpy may be missing), Python >= 3.9.
+Standard library and torch only (numpy may be missing), Python >= 3.9. Over 300 lines because making the words, the
+product on the device and the same on the host rest on one layout of a dtype, and are judged only beside each other.
 """
 
 from __future__ import annotations
