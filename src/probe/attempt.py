@@ -103,8 +103,12 @@ def _early_budget_s() -> float:
         return DEFAULT_BUDGET_S
 
 
-def _interrupted(number: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the clean-up short
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    """Leave, unless this very handler is leaving already: impatience must not cut the clean-up short, nor rename it."""
+    while frame is not None:
+        if frame.f_code is _interrupted.__code__:
+            return
+        frame = frame.f_back
     CURRENT.leave(INTERRUPTS[signal.Signals(number)])
 
 

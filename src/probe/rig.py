@@ -10,6 +10,7 @@
     on demand of a check:         +--> torch gpu:A   torch gpu:B ...
 
 `pump` is the one task that hears them all. Every end is filed with `Answers`, so nobody waits for a dead child.
+Over 300 lines because who is started when, and what every end means to whom, must be read together to be believed.
 """
 
 import time

@@ -7,7 +7,8 @@
     engine    the jobs
     finish    kill and reap -> report -> stdout -> state -> stderr -> os._exit, inside the event loop
 
-Whoever ends the run - the engine, a net, a signal - ends it through `Run.leave`: the same report of what is known.
+Whoever ends the run - the engine, a net, a signal - ends it through `Run.leave`: the same report of what is known. Over
+300 lines because all that may happen between the settings and the exit is one sequence, and stands here in its order.
 """
 
 import os
