@@ -31,6 +31,11 @@ init = "hang"
 driver = "hang"
 [files.nodes]
 "*" = "hang"
+
+[expect]
+verdict = "unhealthy"
+exit_code = 1
+blames = []
 """
 DRIVER = ("nvml.reach", "cuda.init", "device.nodes", "device.module", "device.shm")
 NO_TORCH = ("--skip", "torch")
