@@ -216,7 +216,7 @@ def test_everything_is_gone_when_probe_itself_is_killed(probe: Command, tmp_path
     with probe.started(probe.check_argv(*BUDGET), env={"PYTHONPATH": fake_torch(tmp_path / "fake", init)}) as process:
         fifo.read_text()  # the import is in it
         running = [int(line.partition(":")[0]) for line in probe.left()]
-        assert len(running) > 2  # itself, the fork server, at least one more
+        assert len(running) >= 2  # itself and the fork server; the child that asks files may have ended by now
         process.kill()
         process.wait(5)
     assert [] == [pid for pid in running if not ends(pid, ENDS_S)]
