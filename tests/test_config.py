@@ -141,6 +141,8 @@ exit_codes = "k8s"
 busy = "test"
 state = "/run/x"
 python = "/opt/conda/bin/python"
+log = "/srv/health.log"
+torch_every = "10m"
 strict = true
 [gpus]
 expect = ["{GPU}", "{MIG}"]
@@ -160,6 +162,8 @@ def test_every_scalar_from_toml(write: Write) -> None:
         python="/opt/conda/bin/python",
         gpus_expect=(GPU, MIG),
         strict=True,
+        log="/srv/health.log",
+        torch_every_s=600.0,
     )
     assert expected == result.config
     assert {result.path} == set(result.origins.values())
@@ -175,6 +179,8 @@ VARIABLES = {
     "PROBE_PYTHON": "/opt/conda/bin/python",
     "PROBE_STRICT": "1",
     "PROBE_GPUS_EXPECT": f"{GPU},{MIG}",
+    "PROBE_LOG": "/srv/health.log",
+    "PROBE_TORCH_EVERY": "10m",
 }
 
 
@@ -374,7 +380,7 @@ def test_control_characters_in_names_of_variables_are_escaped() -> None:
         ('bugdet = "9s"', "no key is called 'bugdet' (did you mean budget?)"),
         ("gpus.expects = 8", "no key is called 'gpus.expects' (did you mean gpus.expect?)"),
         ("gpus-expect = 8", "no key is called 'gpus-expect' (did you mean gpus.expect?)"),
-        ('log = "/x"', "no key is called 'log'"),
+        ('log = "x"', "log is 'x'"),
         ('"\\u001b[1m" = 1', "no key is called '\\x1b[1m'"),
         ("[check]\nx = 1", "no key is called 'check' (did you mean checks?)"),
         # checks
@@ -747,10 +753,12 @@ def test_describe_shows_every_scalar_and_what_was_set_of_checks(write: Write) ->
         ("device", '"auto"', "default"),
         ("exit_codes", '"shell"', "default"),
         ("gpus.expect", f'["{GPU}"]', "--set"),
+        ("log", '"auto"', "default"),
         ("profile", '"node"', "PROBE_PROFILE"),
         ("python", '"auto"', "default"),
         ("state", '"auto"', "default"),
         ("strict", "false", "default"),
+        ("torch_every", '"off"', "default"),
     ]
 
 

@@ -28,7 +28,8 @@ FILES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rgl
 # Patterns are of paths below src/probe; `*` crosses folders. The design's paragraph "Imports", as tables.
 
 ONLY_IN = {
-    "asyncssh": ("cluster/ssh.py", "checks/ssh.py"),
+    "asyncssh": ("cluster/ssh.py", "checks/service_ssh.py"),
+    "httpx": ("checks/service_http.py", "checks/service_jupyter.py"),
     "pynvml": ("worker/nvml.py",),
     "torch": (
         "worker/zygote.py",
@@ -48,6 +49,7 @@ NEVER_IN = {
 OF_PROBE = {
     "checks/__init__.py": ("checks", "registry"),  # the list of checks
     "checks/device_xid.py": ("model", "registry", "context", "xids"),  # the table of XIDs, and how a log is read
+    "checks/service_*": ("model", "registry", "context", "options", "checks"),  # a kind of target declares its settings
     "checks/*": ("model", "registry", "context"),
     "engine.py": ("model", "context"),
     "plan.py": ("model",),
@@ -60,6 +62,7 @@ STANDALONE = {
     "worker/child.py": (),
     "worker/exec.py": (),
     "worker/files.py": (),
+    "worker/leave.py": (),
     "worker/cuda.py": (),
     "worker/zygote.py": ("torch",),
     "worker/tensor.py": ("torch",),

@@ -1,6 +1,7 @@
 """The commands: each turns its flags into values, calls what does the work, and prints. Nothing is decided here."""
 
 import os
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import click
@@ -13,7 +14,8 @@ from probe.checks import load as load_checks
 from probe.clock import parse_duration
 from probe.config import SETTINGS, Loaded, UsageError
 from probe.model import Check, Profile
-from probe.registry import Registry, switch
+from probe.registry import TARGETS, Registry, switch
+from probe.report.formats import FORMATS
 
 Flags = dict[str, Any]
 
@@ -41,18 +43,25 @@ def _load(flags: Flags, registry: Registry) -> Loaded:
         for setting in SETTINGS
         if (value := flags.get(setting.name)) is not None
     }
-    return settings.load(given, os.environ, registry, flags["sets"], flags["config_path"])
+    return settings.load(given, os.environ, registry, flags["sets"], flags["config_path"], TARGETS)
 
 
 @click.command()
 @with_settings
 @click.option("--only", multiple=True, metavar="CHECK", help="an id, a rung or a glob; its needs run unreported")
 @click.option("--skip", multiple=True, metavar="CHECK", help="an id, a rung or a glob")
-@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text")
+@click.option("--format", "format_", type=click.Choice(FORMATS), default="text", help="of stdout, or of --output")
+@click.option("--output", metavar="FILE", help="put the report there (by a rename), and text on stdout")
 @click.option("--wait", "wait_for", metavar="TIME", help="try again until healthy or until the time is up, e.g. 5m")
 @click.option("--debug", is_flag=True, help="show the traceback of a check that raised, after the verdict")
 def check(
-    only: tuple[str, ...], skip: tuple[str, ...], format_: str, wait_for: str | None, debug: bool, **flags: Any
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    format_: str,
+    output: str | None,
+    wait_for: str | None,
+    debug: bool,
+    **flags: Any,
 ) -> int:
     """Can this container or node do its work now?
 
@@ -62,12 +71,13 @@ def check(
     registry = load_checks()
     loaded = _load(flags, registry)
     for flag, patterns in (("--only", only), ("--skip", skip)):
-        _must_select(flag, patterns, registry, loaded.config.profile)
+        _must_select(flag, patterns, loaded.checks, loaded.config.profile)
 
     from probe.run import Request
     from probe.run import check as run
 
-    request = Request(loaded, only, skip, format_, debug)
+    file = "" if output is None else os.path.abspath(output)  # children run elsewhere
+    request = Request(loaded, only, skip, format_, debug, file)
     if wait_for is None:
         run(request)
 
@@ -84,7 +94,7 @@ def check(
     return Waiter(loaded.config.budget_s, attempt).wait(wait_s)
 
 
-def _must_select(flag: str, patterns: tuple[str, ...], registry: Registry, profile: Profile) -> None:
+def _must_select(flag: str, patterns: tuple[str, ...], registry: Mapping[str, Check], profile: Profile) -> None:
     """Raise UsageError for a pattern that means no check, or none of the profile."""
     here = [name for name, declared in registry.items() if profile in declared.profiles]
     for pattern in patterns:
@@ -144,7 +154,7 @@ def config(file: str | None, **flags: Any) -> int:
     """The settings in force, and who set them."""
     registry = load_checks()
     if file is not None:
-        settings.check_file(file, registry)
+        settings.check_file(file, registry, TARGETS)
         click.echo(f"{file}: right")
         return 0
     loaded = _load(flags, registry)

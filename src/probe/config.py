@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from probe import exits
-from probe.clock import digits, parse_duration
-from probe.model import Check, CheckSettings, Config, Gpus, Limit, Profile, Severity
-from probe.registry import switch
+from probe import exits, options
+from probe.clock import digits
+from probe.model import NO_LOG, Check, CheckSettings, Config, Gpus, Limit, Profile, Severity
+from probe.registry import Registry, declared, kind, switch
 
 ETC = "/etc/probe/config.toml"
 MOST_BYTES = 1 << 20
@@ -31,6 +31,8 @@ MOST_NESTING = 32  # far over what any setting needs (3), far under where tomlli
 MOST_GPUS = 1024
 MOST_THRESHOLD = 2**63 - 1  # what other JSON readers can hold
 MOST_CODES = 1000
+MOST_TARGETS = 64
+HIDDEN = '"***"'
 DEFAULT = "default"
 SET = "--set"
 FILE = "--config"
@@ -63,6 +65,8 @@ class Loaded(Struct, frozen=True):
     """Lines for stderr."""
     path: str | None = None
     """The file that was read."""
+    checks: Mapping[str, Check] = {}
+    """All there are: the declared ones, and those that a config file declares by name."""
 
 
 # --- what a value may be: each takes what TOML holds, and raises ValueError -----------------------------------------
@@ -74,63 +78,45 @@ def format_duration(seconds: float) -> str:
     return f"{number:.6f}".rstrip("0").rstrip(".") + unit
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(value)  # noqa: TRY004 - every parser here says no in one way
-    return value
-
-
-def _duration(value: object) -> float:
-    return parse_duration(_text(value))
-
-
 def _budget(value: object) -> float:
-    seconds = _duration(value)
+    seconds = options.duration(value)
     if seconds < 1:
         raise ValueError(value)
     return seconds
 
 
-def _one_of(*words: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in words:
-            raise ValueError(value)
-        return str(value)
-
-    return parse
-
-
 def _profile(value: object) -> Profile:
-    return Profile(_text(value))
+    return Profile(options.text(value))
 
 
 def _severity(value: object) -> Severity:
-    return Severity(_text(value))
+    return Severity(options.text(value))
 
 
 def _device(value: object) -> str:
-    text = _text(value)
-    if text in ("auto", "cuda", "cpu"):
-        return text
-    count = text.removeprefix("cpu:")
-    if count == text or not digits(count) or count != str(int(count)) or not 1 <= int(count) <= 256:
+    word = options.text(value)
+    if word in ("auto", "cuda", "cpu"):
+        return word
+    count = word.removeprefix("cpu:")
+    if count == word or not digits(count) or count != str(int(count)) or not 1 <= int(count) <= 256:
         raise ValueError(value)
-    return text
-
-
-def _path(value: object) -> str:
-    text = _text(value)
-    if not text.startswith("/") or "\0" in text or len(text) > 4095:  # PATH_MAX, less its end
-        raise ValueError(value)
-    return text
+    return word
 
 
 def _path_or_auto(value: object) -> str:
-    return "auto" if value == "auto" else _path(value)
+    return "auto" if value == "auto" else options.path(value)
 
 
 def _state(value: object) -> str | None:
-    return None if value == "auto" else _path(value)
+    return None if value == "auto" else options.path(value)
+
+
+def _log(value: object) -> str | None:
+    return None if value == "auto" else NO_LOG if value == NO_LOG else options.path(value)
+
+
+def _every(value: object) -> float:
+    return 0.0 if value == "off" else options.duration(value)
 
 
 def _gpus(value: object) -> Gpus:
@@ -153,14 +139,8 @@ def _is_uuid(value: object) -> bool:
     return value.isascii() and value.replace("-", "").replace("/", "").isalnum()
 
 
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(value)  # noqa: TRY004 - as in `_text`
-    return value
-
-
 def _enabled(value: object) -> bool | None:
-    return None if value == "auto" else _flag(value)
+    return None if value == "auto" else options.flag(value)
 
 
 def _threshold(default: Limit) -> Callable[[object], Limit]:
@@ -238,7 +218,7 @@ class Setting(Struct, frozen=True):
 
 def _worded(key: str, words: Iterable[str], help_text: str, parse: Callable[[object], Any] | None = None) -> Setting:
     words = tuple(words)
-    return Setting(key, key, parse or _one_of(*words), ", ".join(words), help_text, words=words)
+    return Setting(key, key, parse or options.one_of(*words), ", ".join(words), help_text, words=words)
 
 
 SETTINGS = (
@@ -263,6 +243,14 @@ SETTINGS = (
     Setting(
         "state", "state", _state, "the absolute path of a folder, or auto", "where a run leaves notes for the next"
     ),
+    Setting(
+        "log",
+        "log",
+        _log,
+        f"the absolute path of a file, auto, or {NO_LOG}",
+        "one line a run (/var/log/health.log for root)",
+        words=("auto", NO_LOG),
+    ),
     Setting("python", "python", _path_or_auto, "the absolute path of a Python, or auto", "the Python that has torch"),
     Setting(
         "gpus.expect",
@@ -272,7 +260,14 @@ SETTINGS = (
         "how many GPUs must be here, or which",
         from_text=_number,
     ),
-    Setting("strict", "strict", _flag, "true or false", "degraded ends with 1", from_text=_truth),
+    Setting(
+        "torch_every",
+        "torch_every_s",
+        _every,
+        'a duration such as "10m", or off',
+        "a pass of the torch checks that is younger than this stands",
+    ),
+    Setting("strict", "strict", options.flag, "true or false", "degraded ends with 1", from_text=_truth),
 )
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
@@ -282,8 +277,37 @@ A_TIMEOUT = 'a duration from "1ms" to "24h", such as "2s" or "250ms"'
 _OF_EVERY_CHECK: dict[str, tuple[Callable[[object], Any], str]] = {
     "enabled": (_enabled, "true, false or auto"),
     "severity": (_severity, "critical or advisory"),
-    "timeout": (_duration, A_TIMEOUT),
+    "timeout": (options.duration, A_TIMEOUT),
 }
+
+
+class Known:
+    """The checks that settings may name: those declared in code, and by what a file declares ever more."""
+
+    def __init__(self, checks: Mapping[str, Check], targets: Mapping[str, Check]) -> None:
+        self.checks = Registry(checks)
+        self.kinds = {kind(target): target for target in targets.values()}
+        self.named: dict[str, str] = {}
+        """Who declared which: a file or a flag by the check's id."""
+
+    def declare(self, kind_: str, name: object, where: str) -> Check:
+        """The check that an entry of ``[[kind]]`` declares, or sets anew; raise UsageError where its name cannot be."""
+        try:
+            check = declared(self.kinds[kind_], options.name(name))
+        except ValueError:
+            said = "has no name" if name is None else f"has the name {shown(name)}"
+            raise UsageError(f"an entry of [[{kind_}]] {said}", where, "lower-case letters, digits, - and _") from None
+        if self.named.get(check.id) == where:
+            raise UsageError(f"[[{kind_}]] {name} is declared twice", where)
+        if check.id not in self.named:
+            try:
+                self.checks.add(check)
+            except ValueError:
+                other = next(known for known in self.checks if switch(known) == switch(check.id))
+                message = f"[[{kind_}]] {name} and {other} would have one switch, {switch(check.id)}"
+                raise UsageError(message, where, "a name that no other check has") from None
+        self.named[check.id] = where
+        return check
 
 
 class Given(NamedTuple):
@@ -316,22 +340,46 @@ def load(
     checks: Mapping[str, Check],
     sets: Sequence[str] = (),
     config_path: str | None = None,
+    targets: Mapping[str, Check] | None = None,
 ) -> Loaded:
     """All settings of a run. `flags` by `Setting.name` or as typed; `sets` and `config_path`: ``--set``, ``--config``.
 
-    Raises `UsageError` for whatever is wrong in any of them, and nothing else.
+    `targets` are the kinds of checks that a file may declare by name. Raises `UsageError` for whatever is wrong in any
+    of them, and nothing else.
     """
-    path, merged = _from_usual_file(env, checks, config_path)
-    switches, warnings = _from_switches(env, checks)
-    merged |= _from_env(env) | switches | _from_sets(sets, checks) | _from_flags(flags)
+    known = Known(checks, targets or {})
+    path, merged = _from_usual_file(env, known, config_path)
+    of_sets = _from_sets(sets, known)
+    switches, warnings = _from_switches(env, known.checks)
+    merged |= _from_env(env) | switches | of_sets | _from_flags(flags)
+    _refuse_incomplete(merged, known)
     origins = {setting.key: DEFAULT for setting in SETTINGS}
     origins |= {_dotted(key): given.origin for key, given in merged.items()}
-    return Loaded(_config(merged), origins, tuple(warnings + _unknown_variables(env)), path)
+    return Loaded(_config(merged, known.checks), origins, tuple(warnings + _unknown_variables(env)), path, known.checks)
 
 
-def check_file(path: str, checks: Mapping[str, Check]) -> None:
+def check_file(path: str, checks: Mapping[str, Check], targets: Mapping[str, Check] | None = None) -> None:
     """Raise `UsageError` where a run with ``--config path`` would."""
-    _layer_of_file(path, FILE, checks)
+    known = Known(checks, targets or {})
+    _refuse_incomplete(_layer_of_file(path, FILE, known), known)
+
+
+def _refuse_incomplete(merged: Layer, known: "Known") -> None:
+    """Raise where options that must be there are not, or do not go together."""
+    by_check: dict[str, dict[str, Given]] = {check_id: {} for check_id in known.named}
+    for (check_id, name), given in merged.items():
+        if check_id and name in known.checks[check_id].options:
+            by_check.setdefault(check_id, {})[name] = given
+    for check_id, given_options in by_check.items():
+        check = known.checks[check_id]
+        where = known.named.get(check_id) or next(iter(given_options.values())).origin
+        for name, option in check.options.items():
+            if option.required and name not in given_options:
+                raise UsageError(f"{check_id} has no {name}", where, option.allowed)
+        values = {name: option.default for name, option in check.options.items()}
+        values |= {name: given.value for name, given in given_options.items()}
+        if check.complaint and (wrong := check.complaint(values)):
+            raise UsageError(f"{check_id}: {wrong}", where)
 
 
 def describe(loaded: Loaded) -> list[tuple[str, str, str]]:
@@ -342,31 +390,39 @@ def describe(loaded: Loaded) -> list[tuple[str, str, str]]:
     ]
     rows = [(key, value, loaded.origins[key]) for key, value in scalars]
     for check_id, settings in loaded.config.checks.items():
+        declared_options = loaded.checks[check_id].options if check_id in loaded.checks else {}
         values = {"enabled": settings.enabled, "severity": settings.severity, **settings.thresholds}
-        values["timeout"] = settings.timeout_s
+        values |= {"timeout": settings.timeout_s, **settings.options}
         for name, value in values.items():
             key = (check_id, name)
             if (origin := loaded.origins.get(_dotted(key))) is not None:
-                rows.append((_quoted(key), _toml_value(value, duration=name == "timeout"), origin))
+                hidden = name in declared_options and declared_options[name].secret
+                rows.append(
+                    (_quoted(key), HIDDEN if hidden else _toml_value(value, duration=name == "timeout"), origin)
+                )
     return sorted(rows)
 
 
-def _config(merged: Layer) -> Config:
+def _config(merged: Layer, checks: Mapping[str, Check]) -> Config:
     fields = {_BY_KEY[name].field: given.value for (check_id, name), given in merged.items() if not check_id}
     fields.setdefault("budget_s", BUDGETS_S.get(fields.get("profile", Profile.READINESS), Config().budget_s))
     of_checks: dict[str, dict[str, Any]] = {}
     for (check_id, name), given in merged.items():
         if check_id:
             of_checks.setdefault(check_id, {})[name] = given.value
-    return Config(**fields, checks={check_id: _check_settings(values) for check_id, values in of_checks.items()})
+    return Config(
+        **fields,
+        checks={check_id: _check_settings(values, checks[check_id]) for check_id, values in of_checks.items()},
+    )
 
 
-def _check_settings(values: Mapping[str, Any]) -> CheckSettings:
+def _check_settings(values: Mapping[str, Any], check: Check) -> CheckSettings:
     return CheckSettings(
         enabled=values.get("enabled"),
         severity=values.get("severity"),
         timeout_s=values.get("timeout"),
-        thresholds={name: value for name, value in values.items() if name not in _OF_EVERY_CHECK},
+        thresholds={name: value for name, value in values.items() if name in check.thresholds},
+        options={name: value for name, value in values.items() if name in check.options},
     )
 
 
@@ -429,11 +485,11 @@ def _some(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _from_sets(sets: Iterable[str], checks: Mapping[str, Check]) -> Layer:
+def _from_sets(sets: Iterable[str], known: Known) -> Layer:
     """``--set key=value``, the last one of a key wins."""
     layer: Layer = {}
     for text in sets:
-        layer |= _layer(_set_tree(text), checks, SET)
+        layer |= _layer(_set_tree(text), known, SET)
     return layer
 
 
@@ -468,17 +524,15 @@ def _with_leaf(tree: dict[str, Any], leaf: str) -> dict[str, Any]:
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
-def _from_usual_file(
-    env: Mapping[str, str], checks: Mapping[str, Check], config_path: str | None
-) -> tuple[str | None, Layer]:
+def _from_usual_file(env: Mapping[str, str], known: Known, config_path: str | None) -> tuple[str | None, Layer]:
     """The file that was named, else the first of the usual ones that is there. Never the working directory's."""
     if config_path is not None:
-        return config_path, _layer_of_file(config_path, FILE, checks)
+        return config_path, _layer_of_file(config_path, FILE, known)
     if named := env.get(FILE_VARIABLE):
-        return named, _layer_of_file(named, FILE_VARIABLE, checks)
+        return named, _layer_of_file(named, FILE_VARIABLE, known)
     for path in _usual_files(env):
         if os.path.lexists(path):
-            return path, _layer_of_file(path, "", checks)
+            return path, _layer_of_file(path, "", known)
     return None, {}
 
 
@@ -490,8 +544,8 @@ def _usual_files(env: Mapping[str, str]) -> list[str]:
     return [ETC, f"{xdg}/probe/config.toml"] if xdg else [ETC]
 
 
-def _layer_of_file(path: str, named_by: str, checks: Mapping[str, Check]) -> Layer:
-    return _layer(parse_toml(_read(path, named_by), path), checks, path)
+def _layer_of_file(path: str, named_by: str, known: Known) -> Layer:
+    return _layer(parse_toml(_read(path, named_by), path), known, path)
 
 
 def _read(path: str, named_by: str) -> str:
@@ -631,29 +685,42 @@ def _after_string(text: str, at: int) -> int:
 # --- a tree of TOML, read key by key --------------------------------------------------------------------------------
 
 
-def _layer(tree: Mapping[str, Any], checks: Mapping[str, Check], where: str) -> Layer:
+def _layer(tree: Mapping[str, Any], known: Known, where: str) -> Layer:
     layer: Layer = {}
-    for key, given in _read_tree(tree, checks, where):
+    for key, given in _read_tree(tree, known, where):
         if key in layer:  # checks."nvml.ecc" and checks.nvml.ecc are two keys for TOML
             raise UsageError(f"{_quoted(key)} is set twice, with and without quotes", where)
         layer[key] = given
     return layer
 
 
-def _read_tree(tree: Mapping[str, Any], checks: Mapping[str, Check], where: str) -> Iterator[tuple[Key, Given]]:
-    for name, value in tree.items():
+def _read_tree(tree: Mapping[str, Any], known: Known, where: str) -> Iterator[tuple[Key, Given]]:
+    for name in sorted(tree, key=lambda name: name == "checks"):  # last: it may name what the others declare
+        value = tree[name]
         if name == "checks":
-            yield from _read_checks(_table(value, "checks", 'tables [checks."<id>"]', where), "", checks, where)
+            yield from _read_checks(_table(value, "checks", 'tables [checks."<id>"]', where), "", known.checks, where)
+        elif name in known.kinds:
+            yield from _read_targets(name, value, known, where)
         elif name in _TABLES:
             for inner, leaf in _table(value, name, "a table", where).items():
                 yield _read_scalar(f"{name}.{inner}", leaf, where)
         else:
-            yield _read_scalar(name, value, where)
+            yield _read_scalar(name, value, where, known.kinds)
 
 
-def _read_scalar(key: str, value: object, where: str) -> tuple[Key, Given]:
+def _read_targets(kind_: str, value: object, known: Known, where: str) -> Iterator[tuple[Key, Given]]:
+    """``[[http]]``: each entry declares a check, and all but its name are that check's settings."""
+    if not isinstance(value, list) or len(value) > MOST_TARGETS:
+        raise UsageError(f"{kind_} is {shown(value)}", where, f"at most {MOST_TARGETS} tables [[{kind_}]]")
+    for entry in value:
+        fields = dict(_table(entry, kind_, f"tables [[{kind_}]]", where))
+        check = known.declare(kind_, fields.pop("name", None), where)
+        yield from _read_check(check, fields, where)
+
+
+def _read_scalar(key: str, value: object, where: str, kinds: Iterable[str] = ()) -> tuple[Key, Given]:
     if (setting := _BY_KEY.get(key)) is None:
-        raise _unknown("key", key, [*_BY_KEY, "checks"], where)
+        raise _unknown("key", key, [*_BY_KEY, "checks", *kinds], where)
     return ("", key), _given(setting, value, where, value)
 
 
@@ -672,20 +739,24 @@ def _read_checks(
 
 
 def _read_check(check: Check, value: object, where: str) -> Iterator[tuple[Key, Given]]:
-    names = [*_OF_EVERY_CHECK, *check.thresholds]
+    names = [*_OF_EVERY_CHECK, *check.thresholds, *check.options]
     for name, leaf in _table(value, f'checks."{check.id}"', f"a table of {', '.join(names)}", where).items():
         if name in _OF_EVERY_CHECK:
             parse, allowed = _OF_EVERY_CHECK[name]
         elif name in check.thresholds:
             default = check.thresholds[name].default
             parse, allowed = _threshold(default), f"{_kind_of_limit(default)}; by default {_toml_value(default)}"
+        elif name in check.options:
+            parse, allowed = check.options[name].parse, check.options[name].allowed
         else:
             raise _unknown(f'setting of checks."{check.id}"', name, names, where)
         key = (check.id, name)
         try:
             yield key, Given(parse(leaf), where)
         except ValueError:
-            raise UsageError(f"{_quoted(key)} is {shown(leaf)}", where, allowed) from None
+            secret = name in check.options and check.options[name].secret
+            said = "not what it must be" if secret else shown(leaf)
+            raise UsageError(f"{_quoted(key)} is {said}", where, allowed) from None
 
 
 def _kind_of_limit(default: Limit) -> str:
@@ -759,9 +830,11 @@ def _toml_value(value: object, *, duration: bool = False) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return _toml_value(format_duration(value)) if duration else repr(value)
+        return _toml_value(format_duration(value) if value else "off") if duration else repr(value)
     if isinstance(value, tuple):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_toml_value(key)} = {_toml_value(item)}' for key, item in value.items())} }}"
     escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{plain_toml(escaped)}"'
 

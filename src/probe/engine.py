@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from probe.context import Context, Target
 from probe.model import (
+    BAD,
     EVERY_GPU,
     Finding,
     Job,
@@ -36,7 +37,6 @@ from probe.model import (
 Sink = Callable[[Outcome], None]
 
 GOOD = (Status.PASS, Status.WARN)
-BAD = (Status.FAIL, Status.UNKNOWN, Status.TIMEOUT)
 OUT_OF_MEMORY = 2
 SHORT_S = 1.0
 """No answer within less than this says nothing about who was asked: the budget was too short to ask."""

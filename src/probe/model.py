@@ -43,6 +43,7 @@ class Status(StrEnum):
 
 
 PROBLEMS = frozenset({Status.WARN, Status.FAIL, Status.UNKNOWN, Status.TIMEOUT})
+BAD = PROBLEMS - {Status.WARN}
 
 
 class Severity(StrEnum):
@@ -127,6 +128,7 @@ class CheckSettings(Struct, frozen=True):
     severity: Severity | None = None
     timeout_s: float | None = None
     thresholds: Mapping[str, Limit] = {}
+    options: Mapping[str, Any] = {}
 
 
 class Config(Struct, frozen=True):
@@ -143,6 +145,10 @@ class Config(Struct, frozen=True):
     gpus_expect: Gpus = None
     """How many, or which UUIDs; None: as the machine says."""
     strict: bool = False
+    log: str | None = None
+    """A file, `NO_LOG`; None: the usual place."""
+    torch_every_s: float = 0.0
+    """How long a pass of rung 4 need not be repeated; 0: it is repeated by every run."""
     checks: Mapping[str, CheckSettings] = {}
 
     def check(self, check_id: str) -> CheckSettings:
@@ -150,6 +156,7 @@ class Config(Struct, frozen=True):
 
 
 UNSET = CheckSettings()
+NO_LOG = "off"
 
 
 class Kind(StrEnum):
@@ -218,6 +225,20 @@ class Threshold(Struct, frozen=True):
     source: str
 
 
+class Option(Struct, frozen=True):
+    """A setting of a check that is no number to compare with: ``[checks."<id>"] <name> = ...``."""
+
+    parse: Callable[[object], Any]
+    """From what TOML holds; raises ValueError."""
+    allowed: str
+    """In words, what `parse` takes."""
+    meaning: str
+    default: Any = None
+    required: bool = False
+    secret: bool = False
+    """Its value is never shown."""
+
+
 CheckFunction = Callable[["Context", "Job"], Awaitable[Finding]]
 
 
@@ -238,6 +259,9 @@ class Check(Struct, frozen=True):
     thresholds: Mapping[str, Threshold] = {}
     critical_in: frozenset[Profile] = frozenset()
     """The profiles in which it is critical, whatever its severity elsewhere."""
+    options: Mapping[str, Option] = {}
+    complaint: Callable[[Mapping[str, Any]], str] | None = None
+    """What is wrong with its options taken together, in words; empty: nothing."""
 
     @property
     def rung(self) -> str:
@@ -273,6 +297,8 @@ class Job(Struct, frozen=True):
     thresholds: Mapping[str, int | float] = {}
     lists: Mapping[str, tuple[int, ...]] = {}
     """Those of its thresholds that are lists of codes."""
+    options: Mapping[str, Any] = {}
+    """Every option of the check: as configured, else its default."""
 
     @property
     def id(self) -> str:

@@ -19,11 +19,13 @@ def make(
     only: Collection[str] = (),
     skip: Collection[str] = (),
     torch_missing: str = "",
+    rested: Mapping[str, str] | None = None,
 ) -> Plan:
     """The jobs of one run.
 
     `only` and `skip` hold ids, rungs or globs, each of which `selects` something (the CLI has made sure). Needs of
     what `only` selects run too, unreported. `torch_missing` says where torch was looked for in vain; empty: found.
+    `rested`: of which checks an earlier pass still stands, and the words for it.
     """
     profile = {check.id: check for check in checks.values() if config.profile in check.profiles}
     wanted = {name for name in profile if not only or selects(only, name)}
@@ -34,7 +36,10 @@ def make(
             continue
         settings = config.check(name)
         reason = "skipped by --skip" if selects(skip, name) else _inapplicable(check, settings, expected, torch_missing)
-        jobs.append(_job(check, check.severity_in(config.profile), settings, reason, reported=name in wanted))
+        job = _job(check, check.severity_in(config.profile), settings, reason, reported=name in wanted)
+        if not reason and rested and name in rested:
+            job = replace(job, skip=rested[name], required=False)  # the pass that is demanded is on record
+        jobs.append(job)
     run = {job.id for job in jobs if not job.skip}
     return Plan(
         profile=config.profile,
@@ -87,4 +92,5 @@ def _job(check: Check, declared: Severity, settings: CheckSettings, reason: str,
         reported=reported,
         thresholds={name: limit for name, limit in limits.items() if not isinstance(limit, tuple)},
         lists={name: limit for name, limit in limits.items() if isinstance(limit, tuple)},
+        options={name: settings.options.get(name, option.default) for name, option in check.options.items()},
     )
