@@ -13,6 +13,7 @@
 Over 300 lines because who is started when, and what every end means to whom, must be read together to be believed.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,10 +25,10 @@ from msgspec import Struct
 from probe.busy import NOTHING_SEEN, Evidence, busy
 from probe.clock import Budget
 from probe.context import TIMEOUT_BEFORE_GPUS, Context, Target, nvml_refusal
-from probe.model import Finding, NoAnswer, Plan, Record, Status, skipped, unknown
+from probe.model import Finding, NoAnswer, Plan, Record, Scalar, Status, skipped, unknown
 from probe.state import StateFolder
 from probe.worker.ending import CRASHES, ending
-from probe.worker.launch import GPU_FOLDER, Launch
+from probe.worker.launch import FORKED, GPU_FOLDER, Launch
 from probe.worker.parent import Children, End, Event, Line, Process
 
 NVML_LIST_S = 1.5
@@ -37,6 +38,7 @@ MAX_OUTPUT_BYTES = 65536
 
 
 WORKERS = ("files", "nvml", "cuda", "torch", "smi")
+"""Those that are started before the loop, if at all."""
 
 
 class Setup(Struct, frozen=True):
@@ -76,7 +78,7 @@ class Rig:
         self._answers = context.answers
         self._state = state
         self._errors: dict[Process, str] = {}
-        self._forked: set[str] = set()
+        self._wanted: set[tuple[str, str]] = set()
         self._targets: tuple[Target, ...] = ()
         self._stopped = False
         self._oom_kills = self._count_oom_kills()
@@ -88,6 +90,9 @@ class Rig:
         for worker in WORKERS:  # one that nobody had started answers nobody
             if worker not in launch.processes:
                 self._answers.refuse(worker, "", unknown(f"{worker}: was not asked", reason="silent"))
+        for worker in FORKED:
+            if "torch" not in launch.processes:
+                self._answers.refuse(worker, "", unknown(f"{worker}: nothing to fork it from", reason="silent"))
 
     def _refuse_stuck(self, worker: str, target: str, pid: int) -> None:
         """No child is started into the hole that an earlier one never came out of."""
@@ -337,8 +342,10 @@ class Rig:
 
     def _nothing_to_compute_on(self, reason: str) -> None:
         """No use for torch: its import is heavy, and the job on the GPUs wants the CPU too."""
-        self._answers.refuse("torch", "", skipped(f"no GPU to compute on: {reason}"))
-        if zygote := self._launch.processes.get("torch"):
+        for worker in ("torch", "nccl"):
+            self._answers.refuse(worker, "", skipped(f"no GPU to compute on: {reason}"))
+        zygote = self._launch.processes.get("torch")
+        if zygote and "model" not in self._setup.plan.workers:  # a model may be one for the CPU
             zygote.kill()
 
     def _start_cuda(self, target: Target) -> None:
@@ -358,22 +365,52 @@ class Rig:
             self._answers.refuse(worker, target, _cannot_start(worker, error))
 
     def _want(self, worker: str, target: str) -> None:
-        """A check waits for a tensor test: fork its process now, once."""
-        zygote = self._launch.processes.get("torch")
-        if worker != "torch" or not target or target in self._forked or zygote is None or self._stopped:
+        """A check waits for this worker: start it now, once, if it is one that is started on demand."""
+        if not target or (worker, target) in self._wanted or self._stopped:
             return
-        self._forked.add(target)
+        if worker in FORKED and (zygote := self._launch.processes.get("torch")) is not None:
+            self._wanted.add((worker, target))
+            self._fork(zygote, worker, target)
+        elif worker == "command":
+            self._wanted.add((worker, target))
+            self._command(target)
+
+    def _fork(self, zygote: Process, worker: str, target: str) -> None:
         self._answers.separate(worker, target)
-        kind, _, uuid = target.partition(":")
-        device = {"gpu": "cuda", "cpu": "cpu"}.get(kind, kind)
+        about, _, gpu = target.rpartition("@")
+        kind, _, uuid = gpu.partition(":")
+        job = {"target": target, "device": {"gpu": "cuda", "cpu": "cpu"}.get(kind, kind), **self._options(about)}
         self._children.fork(
             zygote,
-            {"target": target, "device": device},
-            worker="torch",
+            job,
+            worker=worker,
             target=target,
-            limit_s=self._launch.limit_s(),
+            limit_s=min(self._launch.limit_s(), self._limit_s(about)),
             environment={"CUDA_VISIBLE_DEVICES": uuid} if kind == "gpu" else {},
         )
+
+    def _command(self, check_id: str) -> None:
+        """A program that the user named, as the user named it."""
+        options = self._options(check_id)
+        argv = options["argv"] or ("/bin/sh", "-c", options["shell"])
+        try:
+            self._children.start_foreign(
+                argv,
+                worker="command",
+                target=check_id,
+                cwd=options["cwd"],
+                environment=options["env"],
+                user=options["user"],
+            )
+        except OSError as error:
+            self._answers.refuse("command", check_id, _cannot_start("command", error))
+
+    def _options(self, check_id: str) -> Mapping[str, Any]:
+        return next((job.options for job in self._setup.plan.jobs if job.id == check_id), {})
+
+    def _limit_s(self, check_id: str) -> float:
+        limits = [job.timeout_s for job in self._setup.plan.jobs if job.id == check_id]
+        return limits[0] if limits and limits[0] else math.inf
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
@@ -396,14 +433,16 @@ class Rig:
         return Finding(Status.TIMEOUT, summary, {"step": step, "worker": "nvml", "reason": "unobserved"})
 
     def _not_gone(self, process: Process) -> Callable[[str], Finding]:
+        """One that is still to write something was not killed."""
         elapsed_s = time.monotonic() - process.started_at
+        leaving = process.inbox < 0
 
         def describe(step: str) -> Finding:
-            where = f", in {step}" if step else ""
-            summary = (
-                f"no answer within {elapsed_s:.1f} s{where}; its process {process.pid} was killed and has not gone"
-            )
-            return Finding(Status.TIMEOUT, summary, {"step": step, "worker": process.worker, "leaving": True})
+            summary = f"no answer within {elapsed_s:.1f} s{f', in {step}' if step else ''}"
+            if leaving:
+                summary += f"; its process {process.pid} was killed and has not gone"
+            data: dict[str, Scalar] = {"step": step, "worker": process.worker}
+            return Finding(Status.TIMEOUT, summary, data | ({"leaving": True} if leaving else {}))
 
         return describe
 

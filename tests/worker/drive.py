@@ -33,7 +33,7 @@ def main() -> None:
     began = time.monotonic()
     zygote = None
     if how == "fork":
-        zygote = children.start("zygote", {"program": str(PROGRAMS / "ugly.py")}, worker="torch")
+        zygote = children.start("zygote", {"programs": {"torch": str(PROGRAMS / "ugly.py")}}, worker="torch")
         _until(children, lambda event: isinstance(event, Line) and b'"import"' in event.line, 30)
         process = children.fork(
             zygote, {"way": way}, worker="torch", target="cpu:0", limit_s=limit_s, environment={"FORKED": "1"}

@@ -2,10 +2,10 @@
 
 ::
 
-    zygote   some check uses torch, and an interpreter has it       (imports torch meanwhile: first of all)
+    zygote   some check uses what is forked from it, and an interpreter has torch    (imports it: first of all)
     nvml     some check uses NVML, or GPUs will be computed on      (their list; whether they are busy)
     cuda     some check uses the CUDA driver, or the user chose GPUs by CUDA_VISIBLE_DEVICES
-    files    some check asks a file that can block
+    files    some check asks a file that can block, or something is to be written there when all is done
     smi      some check runs nvidia-smi
 
 The per-GPU children follow when the GPUs are known (`probe.rig`). Standard library only, like `parent`.
@@ -18,6 +18,8 @@ from typing import Any
 from probe.clock import Budget
 from probe.worker.parent import FOLDER, Children, Process
 
+FORKED = {"torch": "tensor.py", "nccl": "nccl.py", "model": "model.py"}
+"""The workers that are forked from the zygote, and their programs."""
 BUSY_GETTERS = ("memory", "processes", "utilization", "compute_mode")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 GPU_FOLDER = "/proc/driver/nvidia/gpus"
@@ -40,8 +42,8 @@ class Launch:
         """What is left for a child that starts now."""
         return self.budget.left_s(self.budget.child_limit_s)
 
-    def zygote(self, python: str, version: tuple[int, int]) -> None:
-        job = {"program": os.path.join(FOLDER, "tensor.py")}
+    def zygote(self, workers: Collection[str], python: str, version: tuple[int, int]) -> None:
+        job = {"programs": {name: os.path.join(FOLDER, FORKED[name]) for name in FORKED if name in workers}}
         environment = {**ONE_THREAD, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "CUDA_CACHE_DISABLE": "1"}
         self._start("torch", "zygote", job, environment=environment, python=python, version=version)
 
@@ -58,8 +60,11 @@ class Launch:
     def cuda(self) -> None:
         self._start("cuda", "cuda", {"task": "list", "target": ""}, environment={"CUDA_CACHE_DISABLE": "1"})
 
-    def files(self) -> None:
-        self._start("files", "files", {kind: sorted(paths) for kind, paths in self.asked.items() if paths})
+    def files(self, *, writes: bool = False) -> None:
+        """It `writes`: stays when it has answered, for what is then written to its inbox."""
+        job: dict[str, Any] = {kind: sorted(paths) for kind, paths in self.asked.items() if paths}
+        limit_s = self.budget.left_s(self.budget.net_s) if writes else self.limit_s()
+        self._start("files", "files", job, inbox=writes, limit_s=limit_s)
 
     def smi(self) -> None:
         """nvidia-smi, as anybody would run it; on PATH it is looked for in the child, since a folder there may hang."""
@@ -71,7 +76,7 @@ class Launch:
     def _start(self, worker: str, program: str, job: Mapping[str, Any], **options: Any) -> None:
         start: Callable[..., Process] = self.children.start
         try:
-            self.processes[worker] = start(program, job, worker=worker, limit_s=self.limit_s(), **options)
+            self.processes[worker] = start(program, job, worker=worker, **{"limit_s": self.limit_s(), **options})
         except OSError as error:
             self.failures[worker] = error
 

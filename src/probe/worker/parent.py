@@ -79,6 +79,8 @@ class Process:
         self.pidfd = -1
         self.reply_fd = -1
         self.stderr_fd = -1
+        self.inbox = -1
+        """What is written here it reads as its stdin; while it is open, `Children.kill` spares it."""
         self.control: socket.socket | None = None
         self.output = bytearray()
         self.tail = bytearray()
@@ -92,6 +94,12 @@ class Process:
     @property
     def name(self) -> str:
         return f"{self.worker} {self.target}".rstrip()
+
+    def close_inbox(self) -> None:
+        """It will be told nothing more, and is spared no longer."""
+        if self.inbox >= 0:
+            os.close(self.inbox)
+            self.inbox = -1
 
     def kill(self) -> None:
         """SIGKILL it through its pidfd, and its process group while its pid cannot have been reused."""
@@ -134,7 +142,7 @@ class Children:
     def alive(self) -> list[Process]:
         return [process for process in self._all if not process.gone]
 
-    def start(
+    def start(  # noqa: PLR0913 - one keyword for each thing that a child can be given
         self,
         program: str,
         job: Mapping[str, Any],
@@ -145,10 +153,11 @@ class Children:
         python: str = sys.executable,
         version: tuple[int, int] = sys.version_info[:2],
         environment: Mapping[str, str | None] | None = None,
+        inbox: bool = False,
     ) -> Process:
         """Spawn ``worker/<program>.py`` under `python`; raise OSError where that cannot be executed.
 
-        `environment` is laid over the caller's own; None takes a variable out.
+        `environment` is laid over the caller's own; None takes a variable out. `inbox`: it will be told more.
         """
         process = Process(worker, target)
         control = None
@@ -171,7 +180,7 @@ class Children:
             ]
 
         try:
-            self._spawn(process, argv, passed, environment or {})
+            self._spawn(process, argv, passed, environment or {}, inbox=inbox)
         finally:
             if control is not None:
                 control.close()
@@ -185,25 +194,38 @@ class Children:
         target: str = "",
         cwd: str = "/",
         environment: Mapping[str, str | None] | None = None,
+        user: str = "",
     ) -> Process:
-        """Run somebody else's program under ``exec.py``; its fd 1 is the reply pipe, kept whole in `output`."""
+        """Run somebody else's program under ``exec.py``; its fd 1 is the reply pipe, kept whole in `output`.
+
+        `user`: as whom, by name or number; empty: as this process.
+        """
         process = Process(worker, target)
         process.raw = True
 
         def wrapped(reply_fd: int) -> list[str]:
             wrapper = bootstrap("exec", sys.version_info[:2])
-            return [sys.executable, *wrapper, str(reply_fd), str(os.getpid()), cwd, "--", *argv]
+            return [sys.executable, *wrapper, str(reply_fd), str(os.getpid()), cwd, user, "--", *argv]
 
         self._spawn(process, wrapped, [], environment or {})
         return process
 
-    def _spawn(self, process: Process, argv: Any, passed: list[int], environment: Mapping[str, str | None]) -> None:
+    def _spawn(
+        self,
+        process: Process,
+        argv: Any,
+        passed: list[int],
+        environment: Mapping[str, str | None],
+        *,
+        inbox: bool = False,
+    ) -> None:
         reply_fd, reply_end = os.pipe2(os.O_CLOEXEC)
         stderr_fd, stderr_end = os.pipe2(os.O_CLOEXEC)
+        inbox_end, process.inbox = os.pipe2(os.O_CLOEXEC) if inbox else (-1, -1)
         try:
             spawned = subprocess.Popen(
                 argv(reply_end),
-                stdin=subprocess.DEVNULL,
+                stdin=inbox_end if inbox else subprocess.DEVNULL,
                 stdout=stderr_end,
                 stderr=stderr_end,
                 pass_fds=(reply_end, *passed),
@@ -214,10 +236,13 @@ class Children:
         except OSError:
             os.close(reply_fd)
             os.close(stderr_fd)
+            process.close_inbox()
             raise
         finally:
             os.close(reply_end)
             os.close(stderr_end)
+            if inbox:
+                os.close(inbox_end)
         spawned.returncode = 0  # Popen must never wait for it: ends are reaped here, through the pidfd
         process.pid = spawned.pid
         self._adopt(process, os.pidfd_open(spawned.pid), reply_fd, stderr_fd)
@@ -235,13 +260,17 @@ class Children:
         limit_s: float,
         environment: Mapping[str, str],
     ) -> Process:
-        """Have the zygote fork a child for `job`; what becomes of it arrives as events, also if the zygote is gone."""
+        """Have the zygote fork a child for `job`, of the program that it has under the worker's name.
+
+        What becomes of it arrives as events, also if the zygote is gone.
+        """
         process = Process(worker, target, zygote)
         reply_fd, reply_end = os.pipe2(os.O_CLOEXEC)
         stderr_fd, stderr_end = os.pipe2(os.O_CLOEXEC)
         token = len(self._tokens)
         self._tokens[token] = process
-        request = {"fork": token, "limit_s": limit_s, "environment": dict(environment), "job": dict(job)}
+        request = {"fork": token, "program": worker, "limit_s": limit_s}
+        request |= {"environment": dict(environment), "job": dict(job)}
         self._adopt(process, -1, reply_fd, stderr_fd)
         try:
             if zygote.control is None or zygote.gone:
@@ -367,6 +396,7 @@ class Children:
         yield from self._hear_out(process)
         yield from self._listen(process)
         process.gone = True
+        process.close_inbox()
         for fd in (process.reply_fd, process.stderr_fd, process.pidfd):
             if fd >= 0:
                 self._unwatch(fd)
@@ -392,9 +422,10 @@ class Children:
     # -- ending -------------------------------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """SIGKILL all children that are known; returns at once."""
+        """SIGKILL all children that are known but those that are still to be told something; returns at once."""
         for process in self.alive:
-            process.kill()
+            if process.inbox < 0:
+                process.kill()
 
     def reap(self, bound_s: float) -> list[Event]:
         """Kill and reap all children, and whatever they left to us, for at most `bound_s`."""
@@ -409,7 +440,7 @@ class Children:
             for pid in strangers:  # our own children by adoption: the number cannot be reused before we reap it
                 _ignoring_absence(os.kill, pid, signal.SIGKILL)
                 _ignoring_absence(os.waitpid, pid, os.WNOHANG)
-            if not left_s or not (strangers or self.alive):
+            if not left_s or not (strangers or [process for process in self.alive if process.inbox < 0]):
                 return events
 
     def survivors(self) -> list[Survivor]:
@@ -418,9 +449,9 @@ class Children:
         found = []
         for pid in children_of_this_process() | set(known):
             there = lingering(pid)
-            if there is None:
-                continue
             process = known.get(pid)
+            if there is None or (process and process.inbox >= 0):
+                continue
             worker, target = (process.worker, process.target) if process else ("grandchild", "")
             found.append(Survivor(pid, there.start_ticks, worker, target, there.state, there.wchan))
         return found

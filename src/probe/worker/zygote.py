@@ -2,7 +2,7 @@
 
 ::
 
-    probe --control socket--> zygote:  {"fork": token, "job", "environment", "limit_s"} + [reply, stderr]
+    probe --control socket--> zygote:  {"fork": token, "program", "job", "environment", "limit_s"} + [reply, stderr]
           <------------------          {"token", "pid"} + [pidfd]        then        {"token", "wait_status"}
 
 It holds torch and nothing else, starts no thread and never touches CUDA: a process that did cannot be forked. It reaps
@@ -28,20 +28,20 @@ WHEEL = re.compile(r"nvidia_(?P<name>.*)_cu(?P<major>\d+)-(?P<version>[^-]+)\.di
 def main(child: Any, job: dict[str, Any]) -> None:
     control = socket.socket(fileno=job["control_fd"])
     control.set_inheritable(False)
-    program = _import(child, job["program"])
+    programs = _import(child, job["programs"])
     child.limit(0)  # a forked child that re-arms an inherited timer deadlocks: cancelled before any fork
-    if program is not None:
-        Zygote(child, control, program).serve()
+    if programs is not None:
+        Zygote(child, control, programs).serve()
 
 
-def _import(child: Any, path: str) -> "ModuleType | None":
-    """Import torch and the forked children's program; say how that went."""
+def _import(child: Any, paths: "dict[str, str]") -> "dict[str, ModuleType] | None":
+    """Import torch and the forked children's programs; say how that went."""
     elapsed = child.timed()
     child.step("import torch")
     try:
         import torch
 
-        program: ModuleType = child.load(path)
+        programs: dict[str, ModuleType] = {name: child.load(path) for name, path in paths.items()}
     except Exception as error:  # noqa: BLE001 - whatever an import of torch raises is the finding itself
         missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
         words = traceback.format_exception_only(type(error), error)[-1].strip()
@@ -58,7 +58,7 @@ def _import(child: Any, path: str) -> "ModuleType | None":
         threads=len(os.listdir("/proc/self/task")),
         **_wheels(torch),
     )
-    return None if initialised else program
+    return None if initialised else programs
 
 
 def _wheels(torch: Any) -> dict[str, str]:
@@ -84,10 +84,10 @@ def cuda_is_initialised() -> bool:
 class Zygote:
     """The fork server: one thread, one poll over its control socket and its children's pidfds."""
 
-    def __init__(self, child: Any, control: socket.socket, program: ModuleType) -> None:
+    def __init__(self, child: Any, control: socket.socket, programs: "dict[str, ModuleType]") -> None:
         self._child = child
         self._control = control
-        self._program = program
+        self._programs = programs
         self._pid = os.getpid()
         self._tokens: dict[int, tuple[int, int]] = {}  # pidfd -> (pid, token)
 
@@ -135,7 +135,7 @@ class Zygote:
             os.environ.update(request["environment"])
             child = type(self._child)(reply_fd)
             child.limit(request["limit_s"])
-            child.run(self._program, request["job"])
+            child.run(self._programs[request["program"]], request["job"])
         except BaseException:  # noqa: BLE001 - never back into the zygote's loop, in a second process
             traceback.print_exc()
         os._exit(71)  # child.run never returns: an exception came before it, and the zygote's loop must not run twice
