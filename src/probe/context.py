@@ -182,6 +182,7 @@ class Context:
         torch: Mapping[str, str | None] | None = None,
         torch_missing: str = "",
         workers: Collection[str] = (),
+        seen_services: Collection[str] = (),
     ) -> None:
         self.expected = expected
         self.facts = facts
@@ -202,6 +203,8 @@ class Context:
         self.torch_missing = torch_missing
         self.workers = frozenset(workers)
         """Those that run anyway, for an answer that is welcome and not needed."""
+        self.seen_services = frozenset(seen_services)
+        """The checks of services that passed in an earlier run of this container."""
         self.torch = torch
         """torch/version.py of the interpreter that has torch; None where there is none."""
 

@@ -174,6 +174,11 @@ def gather(
     )
 
 
+def bound_gpus(root: str = "") -> tuple[str, ...]:
+    """The PCI addresses that the kernel's driver is bound to, as sysfs shows them; none where it is not mounted."""
+    return tuple(sorted(name for name in _names(f"{root}/sys/bus/pci/drivers/nvidia") if ":" in name))
+
+
 def _names(folder: str) -> Iterable[str]:
     try:
         return os.listdir(folder)

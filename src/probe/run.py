@@ -5,7 +5,7 @@
     prepare   the machine's signs, the past, torch found by file -> expectation -> plan
     launch    the children that can start at once        (only then is anyio imported)
     engine    the jobs
-    finish    kill and reap -> report -> stdout -> state -> stderr -> os._exit, inside the event loop
+    finish    kill and reap -> report -> stdout -> log, by a child -> state -> stderr -> os._exit, inside the event loop
 
 Whoever ends the run - the engine, a net, a signal - ends it through `Run.leave`: the same report of what is known. Over
 300 lines because all that may happen between the settings and the exit is one sequence, and stands here in its order.
@@ -15,29 +15,49 @@ import os
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from probe import __version__, exits, expect, plan, torchfile
+from probe import __version__, exits, expect, memory, plan, torchfile
 from probe.attempt import CURRENT, INTERRUPTS, LAST_WORDS_S
-from probe.checks import load as load_checks
 from probe.clock import Budget
 from probe.config import Loaded
-from probe.model import EVERY_GPU, Cause, Facts, Finding, Job, Outcome, Plan, Profile, Report, Status, Verdict, unknown
+from probe.model import (
+    EVERY_GPU,
+    Cause,
+    Facts,
+    Finding,
+    Job,
+    Outcome,
+    Plan,
+    Profile,
+    Record,
+    Report,
+    Status,
+    Verdict,
+    unknown,
+)
 from probe.output import write
-from probe.state import Leaving, StateFolder, default_path
+from probe.report import formats
+from probe.state import StateFolder, default_path, log_path
 from probe.worker import launch
-from probe.worker.parent import Children, Survivor
+from probe.worker.parent import Children, End, Line, Process, Survivor
 
 JUDGED_NODE = re.compile(r"nvidia(ctl|-uvm|\d+)")
 """The nodes that checks judge: no other is opened, since each of them can hang."""
 TEARDOWN_S = 0.5
 """A killed CUDA process takes 0.2 s to go with 42 GB allocated (measured on an H100); not gone after this is noted."""
 MAX_STDERR_BYTES = 512
+LEAVE_S = 0.25
+"""For a line in the log after the verdict: on a local disk it takes 2 ms."""
+REAP_WRITER_S = 0.05
+DEEDS = {"append": "log", "replace": "output"}
+"""What the writing child is told to do (``worker/leave.py``), and what people call it."""
 
 
 class Request(Struct, frozen=True):
@@ -48,6 +68,8 @@ class Request(Struct, frozen=True):
     skip: tuple[str, ...] = ()
     format: str = "text"
     debug: bool = False
+    output: str = ""
+    """The file that gets the report in `format`; stdout then has it as text."""
     verdict_fd: int = -1
     """Where to put the verdict's word too, for ``--wait``."""
 
@@ -63,8 +85,11 @@ class Run:
         self.errors: list[str] = []
         self.plan = Plan(config.profile, ())
         self.state = StateFolder(config.state or default_path(os.environ))
-        self.known_gpus: tuple[str, ...] = ()
-        self.kernel_log = -1
+        self.log = log_path(config.log, self.state.path, os.environ)
+        self.problems: list[str] = []
+        """What a person should know beside the verdict."""
+        self._about = ""
+        self._writer: Process | None = None
         self._leaving = False
         self._reported = False
         self._code = exits.code(CURRENT.column, "internal", liveness=config.profile is Profile.LIVENESS)
@@ -75,8 +100,6 @@ class Run:
         CURRENT.leave = self.leave
         CURRENT.watch(self.budget)
         past = self.state.load()
-        self.known_gpus = past.gpus
-        self.kernel_log = past.kernel_log
         stuck = tuple(child for child in past.leaving if child.stuck())
 
         found = torchfile.find(self.config.python, os.environ)
@@ -91,13 +114,15 @@ class Run:
         expected = expect.expect(facts)
         missing = ", ".join(found.looked) if site is None else ""
         demanded = self.config.python != "auto" or self._image_promises_torch()
+        self._about = memory.about(self.config, facts, site, (*expect.bound_gpus(), *past.gpus), os.environ)
         self.plan = plan.make(
             self.config,
             expected,
-            load_checks(),
+            self.request.loaded.checks,
             only=self.request.only,
             skip=self.request.skip,
             torch_missing="" if demanded else missing,
+            rested={} if self.request.only else memory.rested(past, self.config.torch_every_s, self._about),
         )
         computing = expected.gpus and any(
             job.check.per_gpu and job.check.rung in ("cuda", "torch") and not job.skip for job in self.plan.jobs
@@ -124,12 +149,13 @@ class Run:
                 expected=expected,
                 facts=facts,
                 stuck=stuck,
-                known_gpus=self.known_gpus,
-                kernel_log=self.kernel_log,
+                known_gpus=past.gpus,
+                kernel_log=past.kernel_log,
                 asked=starting.asked,
                 torch=site and {"version": site.version, "cuda": site.cuda, "git_version": site.git_version},
                 workers=self.plan.workers,
                 torch_missing=f"{plan.NOT_INSTALLED} (looked in {missing})",
+                seen_services=past.services,
             )
             rig = Rig(setup, starting, context, self.state)
             times = engine.Times(
@@ -164,8 +190,8 @@ class Run:
         starting = launch.Launch(self.children, self.budget)
         workers = self.plan.workers
         by_cuda = bool(computing and facts.cuda_visible)
-        if "torch" in workers and site is not None and ("torch", "") not in stuck:
-            starting.zygote(site.python, site.python_version or (3, 9))
+        if workers & launch.FORKED.keys() and site is not None and ("torch", "") not in stuck:
+            starting.zygote(workers, site.python, site.python_version or (3, 9))
         if computing:
             self.state.try_gpu_lock()  # before NVML is asked who is busy; held by another probe: the rig waits for it
         if ("nvml" in workers or computing) and ("nvml", "") not in stuck:
@@ -174,8 +200,10 @@ class Run:
             starting.cuda()
         nodes = [name for name in facts.nodes if JUDGED_NODE.fullmatch(name)]
         starting.asked = launch.questions(self.plan.uses, nodes, os.environ, computing=computing, mps_pipe=_mps_pipe())
-        if any(starting.asked.values()) and ("files", "") not in stuck:
-            starting.files()
+        writes = bool(self.log or self.request.output)
+        if (writes or any(starting.asked.values())) and ("files", "") not in stuck:
+            starting.files(writes=writes)
+            self._writer = starting.processes.get("files")
         if "smi" in workers and ("smi", "") not in stuck:
             starting.smi()
         return starting
@@ -201,11 +229,16 @@ class Run:
         except Exception as error:  # noqa: BLE001 - a defect in the report itself must not end in silence
             self._last_words(error)
         finally:
+            if self._writer is not None:
+                self._writer.close_inbox()
             self.children.kill()
             os._exit(self._code)
 
     def _last_words(self, error: Exception) -> None:
-        """Say that there is no report, and why."""
+        """Say that there is no report, and why; of a defect after the report only what it was, on stderr."""
+        if self._reported:
+            write(2, f"probe: after the verdict: {error!r}\n".encode("utf-8", "replace"), time.monotonic() + 0.05)
+            return
         text = f"undetermined: probe could not make its report: {type(error).__name__}: {error}"[:190]
         if self.request.format == "json":
             from probe.report import json
@@ -226,7 +259,7 @@ class Run:
             self.children.reap(bound_s)
             self._survivors = self.children.survivors()
         report = self.report(why)
-        rendered = self._rendered(report)
+        rendered = self._rendered(report, "text" if self.request.output else self.request.format)
         self._code = report.exit_code
         self._reported = True
         if PROGRESS is not None:
@@ -234,8 +267,49 @@ class Run:
         write(1, rendered, self.budget.began_at + max(self.budget.write_s, self.budget.elapsed_s() + 0.05))
         if self.request.verdict_fd >= 0:
             os.write(self.request.verdict_fd, report.verdict.value.encode())
+        self._leave_in_files(report)
         self._remember()
         self._say_the_rest(report)
+
+    def _leave_in_files(self, report: Report) -> None:
+        """Have a child write the log's line and the report that was asked for in a file: either may hang."""
+        wanted: dict[str, dict[str, object]] = {}
+        if self.log:
+            from probe.report import log
+
+            wanted["append"] = {"path": self.log, "line": log.line(report), "make_folder": self.config.log is None}
+        if self.request.output:
+            content = self._rendered(report, self.request.format).decode()
+            wanted["replace"] = {"path": self.request.output, "content": content}
+        if not wanted:
+            return
+        until = self.budget.began_at + min(self.budget.elapsed_s() + LEAVE_S, self.budget.net_s - 0.03)
+        answers = self._hand_over(msgspec.json.encode(wanted), wanted, until)
+        for key, name in DEEDS.items():
+            if key in wanted and (answer := answers.get(key, "no answer in time")):
+                self.problems.append(f"{name} not written: {wanted[key]['path']}: {answer}")
+        self._survivors = self.children.survivors()
+
+    def _hand_over(self, said: bytes, wanted: Collection[str], until: float) -> dict[str, str]:
+        """Tell the writing child what to write and hear it out; by deed, what went wrong, empty where nothing did."""
+        answers: dict[str, str] = {}
+        writer = self._writer
+        if writer is None or writer.gone:
+            return dict.fromkeys(DEEDS, "its child could not be started, or ended")
+        write(writer.inbox, said, until)
+        writer.close_inbox()
+        while time.monotonic() < until:
+            events = self.children.poll(max(0.0, until - time.monotonic()))
+            for event in events:
+                if isinstance(event, Line) and event.process is writer:
+                    record = msgspec.json.decode(event.line, type=Record)
+                    answers[record.key] = record.text if record.code else ""
+            if any(isinstance(event, End) and event.process is writer for event in events):
+                break
+            if set(wanted) <= answers.keys():
+                break
+        self.children.reap(min(REAP_WRITER_S, self.budget.left_s(self.budget.net_s)))
+        return answers
 
     def report(self, why: str) -> Report:
         """All that is known, with what is not said so."""
@@ -287,33 +361,19 @@ class Run:
                 return replace(outcome, summary=words, data={**outcome.data, "leaving": True})
         return outcome
 
-    def _rendered(self, report: Report) -> bytes:
-        if self.request.format == "json":
-            from probe.report import json
-
-            return json.encode(report)
+    def _rendered(self, report: Report, form: str) -> bytes:
+        if form != "text":
+            return formats.encode(form, report)
         from probe.report import text
 
         colour = text.use_colour(os.isatty(1), os.environ)
-        width = _terminal_width() if os.isatty(1) else None
-        return text.render(report, colour=colour, width=width).encode("utf-8", "replace")
+        return formats.encode(form, report, colour=colour, width=_terminal_width() if os.isatty(1) else None)
 
     def _remember(self) -> None:
         """Leave for the next run who has not gone and, after the first good one, which GPUs there were."""
-        changes: dict[str, object] = {}
-        now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        leaving = tuple(
-            Leaving(survivor.pid, survivor.start_ticks, survivor.worker, survivor.target, now_s)
-            for survivor in self._survivors
-        )
         past = self.state.load()
-        still = tuple(child for child in past.leaving if child.there() and child.pid not in {s.pid for s in leaving})
-        if leaving or still != past.leaving:
-            changes["leaving"] = still + leaving
-        if not past.gpus and (uuids := _counted_gpus(self.outcomes)):
-            changes["gpus"] = uuids
-        if (last := _last_of_the_kernel_log(self.outcomes)) > past.kernel_log:
-            changes["kernel_log"] = last
+        whole = not (self.request.only or self.request.skip)
+        changes = memory.changes(past, memory.Run(self.outcomes, self._survivors, self._about, whole))
         if changes or self.state.damaged:
             self.state.save(**changes)
 
@@ -321,7 +381,7 @@ class Run:
         """What a person should know beside the verdict, on stderr and after it."""
         if self.request.debug:
             write(2, "".join(self.errors).encode(), time.monotonic() + 0.1)
-        lines = [*self.request.loaded.warnings, *([self.state.problem] if self.state.problem else [])]
+        lines = [*self.request.loaded.warnings, *self.problems, *([self.state.problem] if self.state.problem else [])]
         if CURRENT.column == "slurm" and report.verdict is Verdict.UNDETERMINED:
             from probe.report import text
 
@@ -358,7 +418,9 @@ def notes(outcomes: Sequence[Outcome]) -> list[str]:
             reasons.setdefault(outcome.summary, [])
         if outcome.id not in ("torch.tensor", "cuda.kernel") or outcome.status is not Status.SKIP:
             continue
-        if not outcome.summary.startswith(("needs ", plan.NO_GPU, "skipped by", "switched off")):
+        if outcome.summary.startswith("passed "):
+            reasons.setdefault(f"torch {outcome.summary}", [])
+        elif not outcome.summary.startswith(("needs ", plan.NO_GPU, "skipped by", "switched off")):
             targets = reasons.setdefault(outcome.summary, [])
             if outcome.target not in (*targets, EVERY_GPU, ""):
                 targets.append(outcome.target)
@@ -369,19 +431,6 @@ def notes(outcomes: Sequence[Outcome]) -> list[str]:
 
 def _named(targets: Sequence[str]) -> str:
     return targets[0] if len(targets) == 1 else f"{len(targets)} GPUs"
-
-
-def _counted_gpus(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    for outcome in outcomes:
-        if outcome.id == "nvml.count" and outcome.status is Status.PASS:
-            return tuple(str(outcome.data.get("uuids", "")).split(", "))
-    return ()
-
-
-def _last_of_the_kernel_log(outcomes: Sequence[Outcome]) -> int:
-    """The sequence number up to which this run has read the kernel log; -1 where it has not."""
-    found = [outcome.data.get("last_sequence") for outcome in outcomes if outcome.id == "device.xid"]
-    return found[0] if found and isinstance(found[0], int) else -1
 
 
 def _mps_pipe() -> str:

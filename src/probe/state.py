@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from probe.model import NO_LOG
 from probe.worker.parent import Lingering, lingering, process_stat
 
 MAX_BYTES = 1 << 20
@@ -51,6 +52,18 @@ class Leaving(Struct, frozen=True):
         return now if now and now.start_ticks == self.start_ticks else None
 
 
+class TorchPass(Struct, frozen=True):
+    """A run in which every check of rung 4 that it had passed, on every GPU it had."""
+
+    at_boottime_s: float
+    checks: tuple[str, ...]
+    about: str
+    """What it was a pass of: the GPUs that were to be seen, the interpreter and the torch that it has."""
+
+    def age_s(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.at_boottime_s
+
+
 class Head(Struct, frozen=True):
     """Which life of which machine or container this is."""
 
@@ -78,6 +91,9 @@ class State(Struct, frozen=True):
     """NVML's UUIDs of the first good run in this life."""
     kernel_log: int = -1
     """The sequence number of the last kernel-log record that a run has read; -1: none."""
+    services: tuple[str, ...] = ()
+    """The checks of services that passed in this life: these have been running here."""
+    torch_pass: TorchPass | None = None
 
 
 class StateFolder:
@@ -180,6 +196,17 @@ def default_path(env: Mapping[str, str]) -> str:
     if runtime := env.get("XDG_RUNTIME_DIR"):
         return os.path.join(runtime, "probe")
     return f"/tmp/probe-{os.geteuid()}"  # noqa: S108 - made 0700 and checked to be a real folder of ours
+
+
+def log_path(wanted: str | None, state: str, env: Mapping[str, str]) -> str:
+    """Where the log is: as set, else root's place, else the user's; empty: there is none."""
+    if wanted is not None:
+        return "" if wanted == NO_LOG else wanted
+    if os.geteuid() == 0:
+        return "/var/log/health.log"
+    home = env.get("HOME", "")
+    folder = env.get("XDG_STATE_HOME") or (f"{home}/.local/state" if home.startswith("/") else "")
+    return os.path.join(folder, "probe/health.log") if folder.startswith("/") else os.path.join(state, "health.log")
 
 
 def _open_folder(path: str) -> int:

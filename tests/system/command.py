@@ -96,7 +96,7 @@ class Command:
     def env(self, extra: Mapping[str, str | None] | None = None) -> dict[str, str]:
         """The environment of a run: the developer's without any setting of probe's, or of a GPU's."""
         plain = {name: value for name, value in os.environ.items() if not OURS.match(name)}
-        merged = {**plain, self.mark: "1", **(extra or {})}
+        merged = {**plain, self.mark: "1", "PROBE_LOG": "off", **(extra or {})}
         return {name: value for name, value in merged.items() if value is not None}
 
     def check_argv(self, *args: str, probe: Sequence[str] = ARGV) -> list[str]:

@@ -44,10 +44,10 @@ def error(message: str, where: str, allowed: Sequence[str] = ()) -> bytes:
 
 
 def _line(plain: Any) -> bytes:
-    return msgspec.json.encode(_fit(plain)) + b"\n"
+    return msgspec.json.encode(fit(plain)) + b"\n"
 
 
-def _fit(value: Any) -> Any:
+def fit(value: Any) -> Any:
     """`value` with all that JSON cannot say, or must not, made into strings."""
     if isinstance(value, str):
         return redact(encodable(value))
@@ -56,9 +56,9 @@ def _fit(value: Any) -> Any:
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return str(value)
     if isinstance(value, Mapping):
-        return {encodable(key): HIDDEN if _hides(key, item) else _fit(item) for key, item in value.items()}
+        return {encodable(key): HIDDEN if _hides(key, item) else fit(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_fit(item) for item in value]
+        return [fit(item) for item in value]
     return value
 
 
