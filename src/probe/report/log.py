@@ -6,6 +6,7 @@ Whatever passed is counted only: at a run a minute, a line with every check woul
 from collections.abc import Mapping
 
 import msgspec
+from msgspec.structs import replace
 
 from probe.model import PROBLEMS, Cause, Report, Scalar, Status
 from probe.report.json import fit
@@ -13,6 +14,7 @@ from probe.report.json import fit
 LOG = "probe.log/1"
 MOST_PROBLEMS = 40
 MOST_WORDS = 300
+MOST_CHECKS = 16
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -44,6 +46,10 @@ class Entry(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
 
 
+def _short(cause: Cause) -> Cause:
+    return replace(cause, summary=cause.summary[:MOST_WORDS], checks=cause.checks[:MOST_CHECKS])
+
+
 def line(report: Report) -> str:
     """One line, without its newline; a run with nothing wrong takes about 300 bytes."""
     bad = [outcome for outcome in report.checks if outcome.status in PROBLEMS]
@@ -58,7 +64,7 @@ def line(report: Report) -> str:
         elapsed_s=report.elapsed_s,
         passed=sum(outcome.status is Status.PASS for outcome in report.checks),
         skipped=sum(outcome.status is Status.SKIP for outcome in report.checks),
-        causes=report.causes[:MOST_PROBLEMS],
+        causes=tuple(_short(cause) for cause in report.causes[:MOST_PROBLEMS]),
         problems=tuple(
             Problem(found.id, found.target, found.status, found.summary[:MOST_WORDS], found.data)
             for found in bad[:MOST_PROBLEMS]
