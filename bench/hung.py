@@ -125,7 +125,7 @@ def one(bench: Bench, case: Case, folder: Path) -> End:
         scenario.write_text(EVERYTHING)
     launchers = [*(stage.on_host(scenario) if case.host else ()), *(stage.on_dead_mount() if case.dead_mount else ())]
     probe = [*bench.probe, "check", "--budget", f"{BUDGET_S:g}s", "--format", "json", "--state", str(folder / "state")]
-    probe += case.arguments
+    probe += ["--log", str(folder / "health.log"), *case.arguments]
     cuda = bool(case.host or gpus())
     torch = stage.hanging_torch(case.torch, folder / "path", cuda=cuda) if case.torch else ""
     run = stage.run(launchers, probe, folder, unread=not case.hung, python_path=torch)

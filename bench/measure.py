@@ -42,7 +42,12 @@ class Bench:
     """Fake GPU hosts in private mount namespaces may be used, where root."""
 
     def check(self, *arguments: str) -> list[str]:
-        return [*self.probe, "check", "--state", str(self.state), "--format", "json", *arguments]
+        return [*self.probe, "check", "--state", str(self.state), "--log", self.log, "--format", "json", *arguments]
+
+    @property
+    def log(self) -> str:
+        """Beside the state: writing it is part of every run, and /var/log is this machine's own."""
+        return f"{self.state}.log"
 
     def bare(self, program: str) -> list[str]:
         return [self.python, "-c", program]

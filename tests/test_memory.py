@@ -31,7 +31,7 @@ def after(*outcomes: Outcome, past: State = FRESH, whole: bool = True) -> TorchP
 
 
 def recorded(ago_s: float = 0.0) -> State:
-    at_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ago_s
+    at_s = int(time.clock_gettime(time.CLOCK_BOOTTIME) - ago_s)
     return replace(FRESH, torch_pass=TorchPass(at_s, ("torch.import", "torch.tensor"), "here"))
 
 
@@ -76,7 +76,7 @@ def test_an_advisory_failure_voids_nothing() -> None:
         (0, 600, "passed 0 s ago"),
         (45, 600, "passed 45 s ago"),
         (250, 600, "passed 4 min ago"),
-        (599, 600, "passed 10 min ago"),
+        (598, 600, "passed 10 min ago"),
     ],
 )
 def test_a_young_pass_stands(ago_s: float, every_s: float, words: str) -> None:

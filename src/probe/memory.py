@@ -95,7 +95,7 @@ def _torch_pass(past: State, run: Run) -> TorchPass | None:
     passed = tuple(sorted(check for check, statuses in ended.items() if statuses == {Status.PASS}))
     if ended["torch.tensor"] != {Status.PASS} or "torch.import" not in passed:
         return past.torch_pass
-    return TorchPass(time.clock_gettime(time.CLOCK_BOOTTIME), passed, run.about)
+    return TorchPass(int(time.clock_gettime(time.CLOCK_BOOTTIME)), passed, run.about)
 
 
 def _ended_in(outcomes: Sequence[Outcome], rung: str) -> dict[str, Collection[Status]]:

@@ -55,7 +55,7 @@ class Leaving(Struct, frozen=True):
 class TorchPass(Struct, frozen=True):
     """A run in which every check of rung 4 that it had passed, on every GPU it had."""
 
-    at_boottime_s: float
+    at_boottime_s: int
     checks: tuple[str, ...]
     about: str
     """What it was a pass of: the GPUs that were to be seen, the interpreter and the torch that it has."""
