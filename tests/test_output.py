@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.output import write
+from probe.output import asked_format, instead_of_report, write
 
 
 @pytest.fixture
@@ -93,3 +93,35 @@ def test_a_full_device_is_no_error() -> None:
     fd = os.open("/dev/full", os.O_WRONLY)
     assert not write(fd, b"x", in_time())
     os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("words", "form"),
+    [
+        ("check", "text"),
+        ("check --format json", "json"),
+        ("check --format=nagios", "nagios"),
+        ("check --format json --format npd", "npd"),
+        ("check --format junit --output x.xml", "text"),
+        ("check --format", "text"),
+    ],
+)
+def test_the_format_is_known_before_the_command_line_is_parsed(words: str, form: str) -> None:
+    """The last flag wins, as in the parser; a format for a file says nothing of stdout."""
+    assert asked_format(words.split()) == form
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ("text", b"a | b\n"),
+        ("nagios", b"PROBE UNKNOWN - a / b\n"),
+        ("npd", b"a | b\n"),
+        ("prometheus", b""),
+        ("junit", b""),
+    ],
+)
+def test_a_caller_without_a_report_gets_a_line_of_its_format(form: str, said: bytes) -> None:
+    """Or nothing, where a line would break the format."""
+    assert instead_of_report(form, "a | b") == said
+    assert len(instead_of_report("npd", "x" * 500)) == 80

@@ -68,13 +68,16 @@ def _complain(error: BaseException) -> None:
         return
     import time
 
-    from probe.output import write
+    from probe.output import asked_format, instead_of_report, write
 
     words = f"internal error: {type(error).__name__}: {error} (--debug shows where)"[:500]
-    if ("--format", "json") in zip(sys.argv, sys.argv[1:], strict=False) or "--format=json" in sys.argv:
+    form = asked_format(sys.argv)
+    if form == "json":
         from probe.report import json
 
         write(1, json.error(words, "probe"), time.monotonic() + 0.1)
+    elif form != "text":
+        write(1, instead_of_report(form, words), time.monotonic() + 0.1)
     write(2, f"probe: {words}\n".encode("utf-8", "replace"), time.monotonic() + 0.1)
 
 

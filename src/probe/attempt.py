@@ -14,14 +14,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from types import FrameType
 from typing import NoReturn
 
 from probe import exits
 from probe.clock import DEFAULT_BUDGET_S, SMALLEST_BUDGET_S, Budget, parse_duration
 from probe.nets import Nets
-from probe.output import write
+from probe.output import asked_format, instead_of_report, write
 from probe.worker.parent import become_subreaper, children_of_this_process
 
 LAST_WORDS_S = 0.05
@@ -51,20 +50,18 @@ class Attempt:
     def _leave_early(self, why: str) -> None:
         what = "undetermined" if why == "late" else why
         words = "probe itself was held up" if why == "late" else f"probe was {why}"
-        text = f"{what}: {words} before it could start a check\n"
-        if wants_json(sys.argv):
-            text = f'{{"schema":"probe.error/1","message":"{text.strip()}","where":"probe check","allowed":[]}}\n'
-        write(1, text.encode(), time.monotonic() + LAST_WORDS_S)
+        text = f"{what}: {words} before it could start a check"
+        form = asked_format(sys.argv)
+        said = instead_of_report(form, text)
+        if form == "json":
+            said = f'{{"schema":"probe.error/1","message":"{text}","where":"probe check","allowed":[]}}\n'.encode()
+        write(1, said, time.monotonic() + LAST_WORDS_S)
         if self.column == "slurm":
-            write(2, text.encode(), time.monotonic() + LAST_WORDS_S)
+            write(2, f"{text}\n".encode(), time.monotonic() + LAST_WORDS_S)
         os._exit(exits.code(self.column, what, liveness=exits.liveness(sys.argv[1:], os.environ)))
 
 
 CURRENT = Attempt()
-
-
-def wants_json(argv: list[str]) -> bool:
-    return "--format=json" in argv or ("--format", "json") in pairwise(argv)
 
 
 def begin(column: str) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from probe import __version__, exits
-from probe.attempt import wants_json
-from probe.output import write
+from probe.output import asked_format, instead_of_report, write
 
 COMPLAINT_S = 0.5
 """How long a reader that does not read holds up a complaint."""
@@ -91,11 +90,14 @@ def _judges(args: list[str]) -> bool:
 
 
 def complain(column: str, message: str, where: str, allowed: str = "") -> int:
-    """Say what is wrong with the user's input, on stderr, and as JSON on stdout where JSON was asked for."""
+    """Say what is wrong with the user's input, on stderr, and on stdout where a program reads that."""
     until = time.monotonic() + COMPLAINT_S
-    if wants_json(sys.argv):
+    form = asked_format(sys.argv)
+    if form == "json":
         from probe.report import json
 
         write(1, json.error(message, where, [allowed] if allowed else []), until)
+    elif form != "text":
+        write(1, instead_of_report(form, message), until)
     write(2, f"probe: {message}\n".encode("utf-8", "replace"), until)
     return exits.code(column, "usage")

@@ -56,7 +56,7 @@ def fit(value: Any) -> Any:
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return str(value)
     if isinstance(value, Mapping):
-        return {encodable(key): HIDDEN if _hides(key, item) else fit(item) for key, item in value.items()}
+        return {redact(encodable(key)): HIDDEN if _hides(key, item) else fit(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [fit(item) for item in value]
     return value

@@ -208,7 +208,7 @@ def _shared_line(groups: Sequence[list[Outcome]], say: Say, paint: Paint, words:
 def _cause(cause: Cause, say: Say, paint: Paint, full: bool, words: int) -> list[str]:
     remedy = say(cause.remedy)
     lines = [
-        f"{paint('fail', cause.code)} [{cause.who.value}] {cut(say(cause.summary), words)}",
+        f"{paint('fail', say(cause.code))} [{cause.who.value}] {cut(say(cause.summary), words)}",
         f"  remedy: {remedy if full else first_sentence(remedy)}",
     ]
     counts: dict[str, int] = {}
@@ -298,7 +298,7 @@ def speaker(targets: Iterable[str]) -> Say:
     names = _short_names({target.partition(":")[2] for target in targets})
 
     def say(text: str) -> str:
-        return UUID.sub(lambda found: names.get(found[0], f"{found[1]}-{found[2]}"), redact(clean(text)))
+        return UUID.sub(lambda found: names.get(found[0], f"{found[1]}-{found[2]}"), redact(clean(redact(text))))
 
     return say
 
