@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from probe.model import Outcome, Report, Rung, Severity, Status
 from probe.report import json as report_json
+from probe.report import log
 from tests.report.samples import GPUS, healthy, outcome, report
 from tests.report.test_text import all_failing, any_outcomes
 
@@ -93,7 +94,11 @@ def test_secrets_are_hidden_everywhere() -> None:
 
 # ------------------------------------------------------------------------------------------------------- the schemas
 
-SCHEMAS = [(report_json.REPORT, report_json.schema), (report_json.ERROR, report_json.error_schema)]
+SCHEMAS = [
+    (report_json.REPORT, report_json.schema),
+    (report_json.ERROR, report_json.error_schema),
+    (log.LOG, log.schema),
+]
 
 
 @pytest.mark.parametrize(("name", "make"), SCHEMAS, ids=[name for name, _ in SCHEMAS])
@@ -151,4 +156,4 @@ def test_an_error_says_what_is_wrong_where_and_what_could_stand_there() -> None:
 def test_the_schemas_are_published_by_running_the_module(tmp_path: Path) -> None:
     program = "import sys; from probe.report import json; json.SCHEMAS = sys.argv[1]; json.write_schemas()"
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=20)
-    assert ["probe.error-1.json", "probe.report-1.json"] == sorted(path.name for path in tmp_path.iterdir())
+    assert ["probe.error-1.json", "probe.log-1.json", "probe.report-1.json"] == sorted(path.name for path in tmp_path.iterdir())

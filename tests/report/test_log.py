@@ -3,6 +3,8 @@
 import json
 from datetime import datetime
 
+from jsonschema import Draft202012Validator
+
 from probe.faults import diagnose
 from probe.model import Profile, Report, Verdict
 from probe.report import log
@@ -31,6 +33,7 @@ def test_a_line_says_when_what_and_why() -> None:
     """What passed is counted, what did not is there with its words and numbers."""
     bad = outcome("nvml.ecc", "fail", "3 uncorrectable errors", target="gpu:GPU-1", errors=3)
     said = json.loads(log.line(report(outcome("nvml.reach", "pass"), outcome("torch.import", "skip"), bad)))
+    assert Draft202012Validator(log.schema()).is_valid(said)
     assert datetime.fromisoformat(said["at"]).utcoffset() is not None
     assert (said["schema"], said["verdict"], said["exit_code"], said["passed"], said["skipped"]) == (
         "probe.log/1",

@@ -68,7 +68,7 @@ def _hides(key: str, item: Any) -> bool:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of `encode`'s output."""
-    published = _schema(Report, REPORT, "What `probe check --format json` prints.")
+    published = schema_of(Report, REPORT, "What `probe check --format json` prints.")
     always = published["$defs"]["Outcome"]["properties"].keys() - {"rungs"}
     published["$defs"]["Outcome"]["required"] = sorted(always)
     return published
@@ -76,10 +76,11 @@ def schema() -> dict[str, Any]:
 
 def error_schema() -> dict[str, Any]:
     """The JSON Schema of `error`'s output."""
-    return _schema(ErrorReport, ERROR, "What `--format json` prints on exit code 2.")
+    return schema_of(ErrorReport, ERROR, "What `--format json` prints on exit code 2.")
 
 
-def _schema(of: type[msgspec.Struct], name: str, description: str) -> dict[str, Any]:
+def schema_of(of: type[msgspec.Struct], name: str, description: str) -> dict[str, Any]:
+    """The JSON Schema of a struct all of whose fields are always there; `name` is what its `schema` says."""
     made = msgspec.json.schema(of)
     top = dict(made["$defs"].pop(of.__name__))
     top["properties"] = {**top["properties"], "schema": {"const": name}}
@@ -102,8 +103,10 @@ def file_of(name: str) -> str:
 
 
 def write_schemas() -> None:
-    """Publish both schemas anew."""
-    for made, name in ((schema(), REPORT), (error_schema(), ERROR)):
+    """Publish all schemas anew."""
+    from probe.report import log
+
+    for made, name in ((schema(), REPORT), (error_schema(), ERROR), (log.schema(), log.LOG)):
         pretty = msgspec.json.format(msgspec.json.encode(made, order="deterministic"), indent=2)
         with open(file_of(name), "wb") as file:
             file.write(pretty + b"\n")

@@ -4,12 +4,13 @@ Whatever passed is counted only: at a run a minute, a line with every check woul
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
 from probe.model import PROBLEMS, Cause, Report, Scalar, Status
-from probe.report.json import fit
+from probe.report.json import fit, schema_of
 
 LOG = "probe.log/1"
 MOST_PROBLEMS = 40
@@ -72,3 +73,8 @@ def line(report: Report) -> str:
         notes=report.notes,
     )
     return msgspec.json.encode(fit(msgspec.to_builtins(entry))).decode()
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of `line`'s output."""
+    return schema_of(Entry, LOG, "A line of probe's log.")
