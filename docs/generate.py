@@ -1,4 +1,4 @@
-"""Writes the generated pages of this folder: the checks, the faults and the hosts that the tests fake.
+"""Writes the generated pages of this folder: the checks, the settings, the faults and the hosts that the tests fake.
 
 ``python docs/generate.py`` writes them anew, ``--check`` only says whether they are current (exit code 1 if not).
 """
@@ -10,9 +10,10 @@ from pathlib import Path
 
 from probe.checks import load
 from probe.commands import severity
+from probe.config import SETTINGS, shown_value
 from probe.faults import catalogue
-from probe.model import Check, Profile
-from probe.registry import switch
+from probe.model import Check, Config, Profile
+from probe.registry import TARGETS, kind, switch
 
 DOCS = Path(__file__).parent
 HOSTS = DOCS.parent / "tests" / "hosts"
@@ -85,7 +86,122 @@ def hosts() -> str:
     )
 
 
-PAGES = {"checks.md": checks, "faults.md": faults, "hosts.md": hosts}
+EXAMPLES = {
+    "http": """
+[[http]]
+name = "api"
+url = "https://127.0.0.1:8443/health"
+headers = { Authorization = "Bearer ..." }   # never shown
+status = [200, 204]                          # by default any 2xx
+json = { "workers.0.state" = "up" }
+verify = "/etc/ssl/api-ca.pem"
+timeout = "2s"
+""",
+    "tcp": """
+[[tcp]]
+name = "redis"
+host = "127.0.0.1"
+port = 6379
+send = "PING\\r\\n"                          # never shown
+expect = "+PONG"
+""",
+    "command": """
+[[command]]
+name = "dataset"
+argv = ["test", "-r", "/data/train/index"]   # or shell = "..." for /bin/sh -c
+user = "trainer"
+timeout = "3s"
+""",
+    "model": """
+[[model]]
+name = "encoder"
+kind = "safetensors"
+path = "/models/encoder.safetensors"
+factory = "my_package.encoder:build"
+input = [[1, 128]]
+output_shape = [1, 768]
+""",
+}
+"""One entry of each kind, right as it stands."""
+
+ABOUT_SETTINGS = """A setting is taken from the first of: a flag, `--set KEY=VALUE`, the environment, the config file,
+the default. `probe config` shows what is in force and who set it; `probe config --check FILE` says whether a file is
+right.
+
+The config file is TOML: `--config FILE` or `PROBE_CONFIG`, else `/etc/probe/config.toml`, else
+`$XDG_CONFIG_HOME/probe/config.toml`. As root, one that others can write is refused. An unknown key ends with exit code
+2.
+"""
+ABOUT_CHECKS = """A table `[checks."<check>"]`, or `--set 'checks."nvml.ecc".timeout=2s'`. Thresholds are in
+[checks.md](checks.md). `ENABLE_<CHECK>_CHECK` in the environment sets `enabled`, and goes before a file.
+"""
+ABOUT_TARGETS = """Any number of each kind, up to 64, each with a `name` of its own: at most 32 lower-case letters,
+digits, `-` and `_`. Each is a check, critical, in the profiles readiness and startup, with the id
+`service.<kind>.<name>` and the switch `ENABLE_<NAME>_CHECK`: so a name is taken once over all kinds. An entry takes
+what every check takes (`enabled`, `severity`, `timeout`) and the keys below. Without a `timeout` it ends with the
+budget.
+"""
+ABOUT_KINDS = {
+    "http": """Redirects are not followed, and the proxies and the `.netrc` of the environment are ignored: the very
+server that is named is asked. Without `contains` and `json` the body is not read; with them as far as it takes, at most
+1 MiB.""",
+    "tcp": "Without `expect` it is enough that the connection is accepted.",
+    "command": """The program has probe's environment and no stdin. It is killed at its `timeout` with its process
+group, and whatever it has left in the background when the run ends.""",
+    "model": "It is loaded in a process of its own, which ends at its `timeout`; a GPU that is at work is not touched.",
+}
+OF_EVERY_CHECK = (
+    ("`enabled`", "true, false, auto", "true: required and critical; false: skipped"),
+    ("`severity`", "critical, advisory", "what its failure makes of the verdict: unhealthy, or degraded"),
+    ("`timeout`", "a duration", "its own limit, from its own start"),
+)
+
+
+def configuration() -> str:
+    """Every setting, the options of the checks that have some, and the kinds of targets that a user declares."""
+    defaults = Config()
+    settings = [
+        [
+            f"`{s.key}`",
+            f"`{s.flag}`, `{s.variable}`",
+            s.help,
+            s.allowed,
+            f"`{shown_value(getattr(defaults, s.field), duration=s.field.endswith('_s'))}`",
+        ]
+        for s in SETTINGS
+    ]
+    with_options = [check for check in load().values() if check.options]
+    return (
+        f"# Configuration\n\n{NOTE}{ABOUT_SETTINGS}\n"
+        + table(["key", "flag and variable", "meaning", "allowed", "default"], settings)
+        + f"\n## Settings of a check\n\n{ABOUT_CHECKS}\n"
+        + table(["key", "allowed", "meaning"], OF_EVERY_CHECK)
+        + "".join(f"\n### {check.id}\n\n{check.question}\n\n{options(check)}" for check in with_options)
+        + f"\n## Targets of your own\n\n{ABOUT_TARGETS}"
+        + "".join(target(template) for template in TARGETS.values())
+    )
+
+
+def target(template: Check) -> str:
+    name = kind(template)
+    about = f"{template.question} {ABOUT_KINDS[name]}"
+    return f"\n### [[{name}]]\n\n{about}\n\n```toml{EXAMPLES[name]}```\n\n{options(template)}"
+
+
+def options(check: Check) -> str:
+    rows = [
+        [
+            f"`{name}`",
+            option.meaning,
+            option.allowed,
+            "required" if option.required else f"`{shown_value(option.default)}`" if option.default else "",
+        ]
+        for name, option in check.options.items()
+    ]
+    return table(["key", "meaning", "allowed", "default"], rows)
+
+
+PAGES = {"configuration.md": configuration, "checks.md": checks, "faults.md": faults, "hosts.md": hosts}
 
 
 def main() -> int:

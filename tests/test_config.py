@@ -27,6 +27,7 @@ from probe.config import (
 )
 from probe.context import Context
 from probe.model import Check, CheckSettings, Config, Finding, Job, Limit, Profile, Severity, Threshold, passed
+from probe.options import one_of, option, port, table, text, words
 
 
 async def run(context: Context, job: Job) -> Finding:
@@ -414,7 +415,7 @@ def test_control_characters_in_names_of_variables_are_escaped() -> None:
         ),
         (
             '[checks."nvml.ecc"]\ntimeout = "1s"\n[checks.nvml.ecc]\ntimeout = "2s"',
-            'checks."nvml.ecc".timeout is set twice, with and without quotes',
+            'checks."nvml.ecc".timeout is set twice',
         ),
         # TOML itself: its own words, with the line
         ("budget = 9s", "is not TOML: Expected newline or end of document after a statement (at line 1, column 11)"),
@@ -760,6 +761,196 @@ def test_describe_shows_every_scalar_and_what_was_set_of_checks(write: Write) ->
         ("strict", "false", "default"),
         ("torch_every", '"off"', "default"),
     ]
+
+
+# --- targets that a file declares ------------------------------------------------------------------------------------
+
+
+def _http_complaint(values: Mapping[str, Any]) -> str:
+    return "HEAD has no body" if values["method"] == "HEAD" and values["contains"] else ""
+
+
+TARGETS: Mapping[str, Check] = {
+    "service.http": Check(
+        "service.http",
+        run,
+        "?",
+        Severity.CRITICAL,
+        frozenset(Profile),
+        thresholds={"max_bytes": Threshold(1 << 20, "a test")},
+        options={
+            "url": option(words, "a URL", "asked", required=True),
+            "method": option(one_of("GET", "HEAD"), "GET or HEAD", "how", "GET"),
+            "contains": option(words, "text", "in the body", ""),
+            "headers": option(table(text), "a table of text", "sent", {}, secret=True),
+        },
+        complaint=_http_complaint,
+    ),
+    "service.tcp": Check(
+        "service.tcp",
+        run,
+        "?",
+        Severity.CRITICAL,
+        frozenset(Profile),
+        options={"port": option(port, "a port", "where", required=True)},
+    ),
+}
+
+
+def targeted(*sets: str, path: str | None = None, env: Words | None = None) -> Loaded:
+    return load({}, env or {}, CHECKS, sets, path, TARGETS)
+
+
+def target_complaint(*sets: str, path: str | None = None) -> str:
+    with pytest.raises(UsageError) as caught:
+        targeted(*sets, path=path)
+    assert str(caught.value).isprintable()
+    if path is not None:
+        with pytest.raises(UsageError) as checked:
+            check_file(path, CHECKS, TARGETS)
+        assert str(caught.value) == str(checked.value)
+    return str(caught.value)
+
+
+API = '[[http]]\nname = "api"\nurl = "http://h/"\n'
+
+
+def test_an_entry_declares_a_check(write: Write) -> None:
+    """By kind and name, with its options, thresholds and what every check has; all else as the kind has it."""
+    path = write(API + 'timeout = "2s"\nseverity = "advisory"\nmax_bytes = 5\n[[tcp]]\nname = "db-1"\nport = 5432')
+    result = targeted(path=path)
+    assert list(result.checks) == [*CHECKS, "service.http.api", "service.tcp.db-1"]
+    assert list(TARGETS) == ["service.http", "service.tcp"]
+    api = result.config.check("service.http.api")
+    assert api == CheckSettings(
+        severity=Severity.ADVISORY, timeout_s=2.0, thresholds={"max_bytes": 5}, options={"url": "http://h/"}
+    )
+    assert result.config.check("service.tcp.db-1").options == {"port": 5432}
+    assert result.checks["service.http.api"].run is run
+    assert result.origins["checks.service.http.api.url"] == path
+
+
+def test_no_target_is_left_for_the_next_load(write: Write) -> None:
+    """A load adds nothing to what it was given."""
+    targeted(path=write(API))
+    assert "service.http.api" not in CHECKS
+    assert "service.http.api" not in targeted().checks
+
+
+def test_a_target_has_the_switch_of_its_name(write: Write) -> None:
+    """ENABLE_API_CHECK, as for any check; a dash becomes an underscore."""
+    path = write(API + '[[tcp]]\nname = "db-1"\nport = 1')
+    env = {"ENABLE_API_CHECK": "false", "ENABLE_DB_1_CHECK": "true"}
+    config_ = targeted(path=path, env=env).config
+    assert config_.check("service.http.api").enabled is False
+    assert config_.check("service.tcp.db-1").enabled is True
+
+
+@pytest.mark.parametrize("table_", ['[checks."service.http.api"]', "[checks.service.http.api]"])
+def test_a_declared_target_is_a_check_to_all_other_settings(write: Write, table_: str) -> None:
+    """[checks."service.http.api"], before or after [[http]] in the file, and --set."""
+    more = f'{table_}\ntimeout = "3s"\nmethod = "HEAD"\n'
+    for content in (API + more, more + API):
+        path = write(content)
+        api = targeted('checks."service.http.api".severity=advisory', path=path).config.check("service.http.api")
+        assert (api.timeout_s, api.options["method"], api.severity) == (3.0, "HEAD", Severity.ADVISORY)
+
+
+def test_set_declares_targets_and_sets_declared_ones_anew(write: Write) -> None:
+    """The last --set of a key wins, over the file; what it does not name stays."""
+    path = write(API + 'method = "HEAD"')
+    again = 'http=[{name="api", url="http://other/"}]'
+    api = targeted('http=[{name="api", url="http://x/"}]', again, path=path).config.check("service.http.api")
+    assert api.options == {"url": "http://other/", "method": "HEAD"}
+    result = targeted('http=[{name="a", url="http://a/"}, {name="b", url="http://b/"}]', 'tcp=[{name="c", port=1}]')
+    assert list(result.checks)[-3:] == ["service.http.a", "service.http.b", "service.tcp.c"]
+    assert result.origins["checks.service.http.a.url"] == "--set"
+
+
+def test_an_empty_list_declares_nothing(write: Write) -> None:
+    assert targeted("http=[]").checks.keys() == CHECKS.keys()
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ('[[http]]\nurl = "http://h/"', "an entry of [[http]] has no name"),
+        ("[[http]]\nname = 1", "an entry of [[http]] has the name 1"),
+        ('[[http]]\nname = ""', "an entry of [[http]] has the name ''"),
+        ('[[http]]\nname = "API"', "an entry of [[http]] has the name 'API'"),
+        ('[[http]]\nname = "a.b"', "an entry of [[http]] has the name 'a.b'"),
+        ('[[http]]\nname = "-a"', "an entry of [[http]] has the name '-a'"),
+        (f'[[http]]\nname = "{"a" * 33}"', "an entry of [[http]] has the name 'aaaa"),
+        (API + API, "[[http]] api is declared twice"),
+        (
+            API + '[[tcp]]\nname = "api"\nport = 1',
+            "[[tcp]] api and service.http.api would have one switch, ENABLE_API_CHECK",
+        ),
+        (
+            API.replace("api", "my-api") + API.replace("api", "my_api"),
+            "[[http]] my_api and service.http.my-api would have one switch, ENABLE_MY_API_CHECK",
+        ),
+        (API.replace("api", "ecc"), "[[http]] ecc and nvml.ecc would have one switch, ENABLE_ECC_CHECK"),
+        (API.replace("api", "jupyter"), "[[http]] jupyter and service.jupyter would have one switch"),
+        ('[[http]]\nname = "api"', "service.http.api has no url (allowed: a URL)"),
+        ('[[http]]\nname = "api"\nenabled = false', "service.http.api has no url"),
+        (API + 'ulr = "x"', "no setting of checks.\"service.http.api\" is called 'ulr' (did you mean url?)"),
+        (API + "url_ = 1", "no setting of checks.\"service.http.api\" is called 'url_'"),
+        (API + 'method = "PUT"', "checks.\"service.http.api\".method is 'PUT' (allowed: GET or HEAD)"),
+        (API + 'method = "HEAD"\ncontains = "x"', "service.http.api: HEAD has no body"),
+        (API + '[checks."service.http.api"]\nurl = "x"', 'checks."service.http.api".url is set twice'),
+        ('[checks."service.http.api"]\ntimeout = "1s"', "no check is called 'service.http.api'"),
+        ('[http]\nname = "api"', "http is one table (allowed: at most 64 tables [[http]])"),
+        ("http = 1", "http is no list of tables"),
+        ("http = [1]", "http is no list of tables"),
+        (API * 65, "http is a list of 65"),
+        ("[[htp]]\nx = 1", "no key is called 'htp' (did you mean http?)"),
+        ("[[tcp]]\nname = 'x'\nport = 70000", 'checks."service.tcp.x".port is 70000 (allowed: a port)'),
+    ],
+)
+def test_mistakes_in_targets(write: Write, toml: str, message: str) -> None:
+    """Each is one line that names the file, the entry and what is allowed; `probe config --check` says the same."""
+    path = write(toml)
+    assert target_complaint(path=path).startswith(f"{path}: {message}")
+
+
+def test_what_is_wrong_together_may_come_from_two_places(write: Write) -> None:
+    """A complaint about options taken together is made of what is in force."""
+    path = write(API + 'contains = "x"')
+    with pytest.raises(UsageError, match=r"service\.http\.api: HEAD has no body"):
+        targeted('checks."service.http.api".method=HEAD', path=path)
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        API + 'headers = { X = "planted" }\nmethod = "PUT"',
+        API + 'headers = { X = "planted", Y = 1 }',
+        API + 'headers = "planted"',
+        '[http]\nname = "api"\nheaders = { X = "planted" }',
+        'http = ["planted"]',
+        'http = "planted"',
+        '[[tcp]]\nname = "x"\nport = "http://u:planted@h/"',
+        '[[tcp]]\nname = "x"\nport = "http://u:' + "planted" * 20 + '@h/"',
+        '[[tcp]]\nname = "http://u:' + "planted" * 20 + '@h/"',
+    ],
+)
+def test_no_complaint_shows_a_secret(write: Write, toml: str) -> None:
+    """Not a header's value, not the password of a URL, wherever it was written by mistake."""
+    assert "planted" not in target_complaint(path=write(toml))
+
+
+def test_describe_hides_the_secrets_of_targets(write: Write) -> None:
+    """Secret options whole, and of URLs the user."""
+    path = write(
+        '[[http]]\nname = "api"\nurl = "http://u:planted@h/x?token=planted"\nheaders = { X = "planted" }\nmax_bytes = 5'
+    )
+    rows = {key: value for key, value, origin in describe(targeted(path=path)) if origin == path}
+    assert rows == {
+        'checks."service.http.api".headers': '"***"',
+        'checks."service.http.api".max_bytes': "5",
+        'checks."service.http.api".url': '"http://***@h/x?token=***"',
+    }
 
 
 def test_what_describe_shows_can_be_set(write: Write) -> None:

@@ -24,7 +24,7 @@ GOOD = (
 
 def after(*outcomes: Outcome, past: State = FRESH, whole: bool = True) -> TorchPass | None:
     """The pass on record after a run with these outcomes."""
-    new = changes(past, Run(outcomes, (), "here", whole))
+    new = changes(past, Run(outcomes, (), lambda gpus: "here", whole))
     found = new.get("torch_pass", past.torch_pass)
     assert found is None or isinstance(found, TorchPass)
     return found
@@ -50,6 +50,14 @@ def test_a_part_of_a_pass_is_none(status: str) -> None:
     assert after(*outcomes) is None
     past = recorded(ago_s=60)
     assert after(*outcomes, past=past) == past.torch_pass
+
+
+def test_the_first_good_run_is_a_pass_of_the_gpus_that_it_counted() -> None:
+    """Those that the next run knows from it: so that one rests on the first."""
+    counted = outcome("nvml.count", "pass", uuids="GPU-1, GPU-2")
+    first = changes(FRESH, Run((*GOOD, counted), (), repr, whole=True))
+    assert isinstance(first["torch_pass"], TorchPass)
+    assert first["torch_pass"].about == repr(first["gpus"]) == "('GPU-1', 'GPU-2')"
 
 
 def test_a_run_of_chosen_checks_records_nothing() -> None:
@@ -89,7 +97,7 @@ def test_a_young_pass_stands(ago_s: float, every_s: float, words: str) -> None:
         (recorded(601), 600, "here"),
         (recorded(1), 0, "here"),
         (recorded(1), 600, "elsewhere"),
-        (recorded(-5), 600, "here"),
+        (recorded(-5000), 600, "here"),
         (FRESH, 600, "here"),
     ],
     ids=["too old", "off", "of something else", "from the future", "none"],
@@ -124,7 +132,7 @@ def test_a_pass_is_of_one_machine_as_it_was(other: str) -> None:
 def test_services_that_answered_are_remembered() -> None:
     """Each once, in whatever run; one that failed is not."""
     seen = (outcome("service.ssh", "pass"), outcome("service.jupyter", "fail"), outcome("service.http.api", "warn"))
-    new = changes(replace(FRESH, services=("service.old",)), Run(seen, (), "", whole=False))
+    new = changes(replace(FRESH, services=("service.old",)), Run(seen, (), str, whole=False))
     assert new["services"] == ("service.old", "service.http.api", "service.ssh")
-    again = changes(replace(FRESH, services=("service.ssh",)), Run(seen[:1], (), "", whole=False))
+    again = changes(replace(FRESH, services=("service.ssh",)), Run(seen[:1], (), str, whole=False))
     assert "services" not in again

@@ -50,6 +50,7 @@ OF_PROBE = {
     "checks/__init__.py": ("checks", "registry"),  # the list of checks
     "checks/device_xid.py": ("model", "registry", "context", "xids"),  # the table of XIDs, and how a log is read
     "checks/service_*": ("model", "registry", "context", "options", "checks"),  # a kind of target declares its settings
+    "checks/reaching.py": ("model", "context", "redact"),  # others' words are cut, which must not cut a secret in two
     "checks/*": ("model", "registry", "context"),
     "engine.py": ("model", "context"),
     "plan.py": ("model",),
@@ -63,6 +64,7 @@ STANDALONE = {
     "worker/exec.py": (),
     "worker/files.py": (),
     "worker/leave.py": (),
+    "worker/services.py": (),
     "worker/cuda.py": (),
     "worker/zygote.py": ("torch",),
     "worker/tensor.py": ("torch",),

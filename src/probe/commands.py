@@ -14,7 +14,7 @@ from probe.checks import load as load_checks
 from probe.clock import parse_duration
 from probe.config import SETTINGS, Loaded, UsageError
 from probe.model import Check, Profile
-from probe.registry import TARGETS, Registry, switch
+from probe.registry import TARGETS, Registry, declared, switch
 from probe.report.formats import FORMATS
 
 Flags = dict[str, Any]
@@ -96,7 +96,7 @@ def check(
 
 def _must_select(flag: str, patterns: tuple[str, ...], registry: Mapping[str, Check], profile: Profile) -> None:
     """Raise UsageError for a pattern that means no check, or none of the profile."""
-    here = [name for name, declared in registry.items() if profile in declared.profiles]
+    here = [name for name, check in registry.items() if profile in check.profiles]
     for pattern in patterns:
         if any(plan.selects([pattern], name) for name in here):
             continue
@@ -112,9 +112,13 @@ def _must_select(flag: str, patterns: tuple[str, ...], registry: Mapping[str, Ch
 
 @click.command()
 @click.option("--profile", type=click.Choice([str(profile) for profile in Profile]), help="only those of this profile")
-def list_(profile: str | None) -> int:
-    """The checks, and in which profiles they run."""
-    found = [check for check in load_checks().values() if profile is None or profile in check.profiles]
+@click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="any setting of a config file")
+@click.option("--config", "config_path", metavar="FILE", help="instead of /etc/probe/config.toml")
+def list_(profile: str | None, sets: tuple[str, ...], config_path: str | None) -> int:
+    """The checks, and in which profiles they run: those of the config file too, and the kinds that it may declare."""
+    checks = _load({"sets": sets, "config_path": config_path}, load_checks()).checks
+    known = [*checks.values(), *(declared(target, "<name>") for target in TARGETS.values())]
+    found = [check for check in known if profile is None or profile in check.profiles]
     letters = ", ".join(f"{profile.value[0].upper()} {profile}" for profile in Profile)
     rows = [("check", "runs in", "severity", "switch", f"asks (runs in: {letters})"), *map(_described, found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]

@@ -33,6 +33,7 @@ MOST_THRESHOLD = 2**63 - 1  # what other JSON readers can hold
 MOST_CODES = 1000
 MOST_TARGETS = 64
 HIDDEN = '"***"'
+A_NAME = "name = with at most 32 lower-case letters, digits, - and _"
 DEFAULT = "default"
 SET = "--set"
 FILE = "--config"
@@ -296,9 +297,7 @@ class Known:
             check = declared(self.kinds[kind_], options.name(name))
         except ValueError:
             said = "has no name" if name is None else f"has the name {shown(name)}"
-            raise UsageError(f"an entry of [[{kind_}]] {said}", where, "lower-case letters, digits, - and _") from None
-        if self.named.get(check.id) == where:
-            raise UsageError(f"[[{kind_}]] {name} is declared twice", where)
+            raise UsageError(f"an entry of [[{kind_}]] {said}", where, A_NAME) from None
         if check.id not in self.named:
             try:
                 self.checks.add(check)
@@ -398,9 +397,16 @@ def describe(loaded: Loaded) -> list[tuple[str, str, str]]:
             if (origin := loaded.origins.get(_dotted(key))) is not None:
                 hidden = name in declared_options and declared_options[name].secret
                 rows.append(
-                    (_quoted(key), HIDDEN if hidden else _toml_value(value, duration=name == "timeout"), origin)
+                    (_quoted(key), HIDDEN if hidden else shown_value(value, duration=name == "timeout"), origin)
                 )
     return sorted(rows)
+
+
+def shown_value(value: object, *, duration: bool = False) -> str:
+    """As TOML, without the secrets that a URL or a command line can hold; in a text they end where it ends."""
+    if isinstance(value, str):
+        return _toml_value(_redacted(value))
+    return _redacted(_toml_value(value, duration=duration))
 
 
 def _config(merged: Layer, checks: Mapping[str, Check]) -> Config:
@@ -688,8 +694,8 @@ def _after_string(text: str, at: int) -> int:
 def _layer(tree: Mapping[str, Any], known: Known, where: str) -> Layer:
     layer: Layer = {}
     for key, given in _read_tree(tree, known, where):
-        if key in layer:  # checks."nvml.ecc" and checks.nvml.ecc are two keys for TOML
-            raise UsageError(f"{_quoted(key)} is set twice, with and without quotes", where)
+        if key in layer:  # checks."nvml.ecc" and checks.nvml.ecc, or an entry of [[http]], are two keys for TOML
+            raise UsageError(f"{_quoted(key)} is set twice", where)
         layer[key] = given
     return layer
 
@@ -710,11 +716,19 @@ def _read_tree(tree: Mapping[str, Any], known: Known, where: str) -> Iterator[tu
 
 def _read_targets(kind_: str, value: object, known: Known, where: str) -> Iterator[tuple[Key, Given]]:
     """``[[http]]``: each entry declares a check, and all but its name are that check's settings."""
-    if not isinstance(value, list) or len(value) > MOST_TARGETS:
-        raise UsageError(f"{kind_} is {shown(value)}", where, f"at most {MOST_TARGETS} tables [[{kind_}]]")
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value) or len(value) > MOST_TARGETS:
+        said = "one table" if isinstance(value, dict) else "no list of tables"
+        if isinstance(value, list) and len(value) > MOST_TARGETS:
+            said = f"a list of {len(value)}"
+        raise UsageError(f"{kind_} is {said}", where, f"at most {MOST_TARGETS} tables [[{kind_}]]")
+    names = set()
     for entry in value:
-        fields = dict(_table(entry, kind_, f"tables [[{kind_}]]", where))
-        check = known.declare(kind_, fields.pop("name", None), where)
+        fields = dict(entry)
+        name = fields.pop("name", None)
+        check = known.declare(kind_, name, where)
+        if name in names:
+            raise UsageError(f"[[{kind_}]] {name} is declared twice", where)
+        names.add(name)
         yield from _read_check(check, fields, where)
 
 
@@ -811,10 +825,17 @@ def shown(value: object, most: int = 60) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     try:
-        text = repr(value[: most + 1] if isinstance(value, str) else value)
+        text = repr(value)
     except ValueError:  # a number of over 4300 digits has no repr
         return f"a huge {type(value).__name__}"
+    text = _redacted(text)  # before it is cut, which could cut off what a secret is known by
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _redacted(text: str) -> str:
+    from probe.redact import redact
+
+    return redact(text)
 
 
 def plain(text: str) -> str:

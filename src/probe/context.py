@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import anyio
 
-from probe.model import Expectation, Facts, Finding, NoAnswer, Record, Status, failed, skipped, unknown
+from probe.model import Expectation, Facts, Finding, Job, NoAnswer, Record, Status, failed, skipped, unknown
 from probe.state import Leaving
 
 T = TypeVar("T")
@@ -86,6 +86,8 @@ class Answers:
         self._given_up: Finding | None = None
         self.wanted: Callable[[str, str], None] = lambda worker, target: None
         """Called before each wait; starts the workers that are started on demand."""
+        self.unwanted: Callable[[str, str], None] = lambda worker, target: None
+        """Called when a wait was cancelled; ends the workers that were started for it."""
 
     def put(self, worker: str, target: str, record: Record) -> None:
         """File one record of the worker for `target`; a record's own target goes before that."""
@@ -135,7 +137,11 @@ class Answers:
                 ending = self._endings.get((worker, ""))
             if ending is not None:
                 raise NoAnswer(ending(self.step(worker, target or key)))
-            await self._waiting.setdefault((worker, target, key), anyio.Event()).wait()
+            try:
+                await self._waiting.setdefault((worker, target, key), anyio.Event()).wait()
+            except anyio.get_cancelled_exc_class():
+                self.unwanted(worker, target)
+                raise
         return record
 
 
@@ -183,6 +189,7 @@ class Context:
         torch_missing: str = "",
         workers: Collection[str] = (),
         seen_services: Collection[str] = (),
+        host_keys: Mapping[str, str] | None = None,
     ) -> None:
         self.expected = expected
         self.facts = facts
@@ -205,8 +212,14 @@ class Context:
         """Those that run anyway, for an answer that is welcome and not needed."""
         self.seen_services = frozenset(seen_services)
         """The checks of services that passed in an earlier run of this container."""
+        self.host_keys = host_keys or {}
+        """By address, the type and fingerprint of the ssh host key that an earlier run of this container saw there."""
         self.torch = torch
         """torch/version.py of the interpreter that has torch; None where there is none."""
+
+    def step(self, job: Job, name: str) -> None:
+        """Say what the check itself is about to wait for, so that a hang in it has a name."""
+        self.answers.put(job.id, job.target, Record("step", text=name))
 
     async def answer(self, worker: str, key: str, target: str = "") -> Record:
         """What a worker says under `key`, whatever its code; raise NoAnswer when it ended without it."""

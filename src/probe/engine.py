@@ -167,8 +167,9 @@ class _Runner:
             return unknown(f"{job.id} raised {type(error).__name__}: {error}", reason="internal")
 
     def _timeout(self, job: Job, started_s: float) -> Finding:
-        """No answer in time, and what the worker it waits for said it was doing."""
-        doing = {self._context.answers.step(name.partition(".")[0], job.target) for name in job.check.uses} - {""}
+        """No answer in time, and what the worker it waits for, or the check itself, said it was doing."""
+        asked = {job.id, *(name.partition(".")[0] for name in job.check.uses)}
+        doing = {self._context.answers.step(name, job.target or job.id) for name in asked} - {""}
         where = f", in {' and '.join(sorted(doing))}" if doing else ""
         summary = f"no answer within {self._elapsed_s() - started_s:.1f} s{where}"
         data: dict[str, Scalar] = {"step": " and ".join(sorted(doing))} if doing else {}

@@ -1,7 +1,7 @@
 """What a run takes from the last one and leaves for the next. Pure: values in, values out; `probe.state` keeps them."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -37,7 +37,8 @@ class Run(Struct, frozen=True):
 
     outcomes: Sequence[Outcome]
     survivors: Sequence[Survivor]
-    about: str
+    about: Callable[[Sequence[str]], str]
+    """`about`, told NVML's UUIDs of the first good run, which may be this one."""
     whole: bool
     """No check of its profile was left out by request."""
 
@@ -56,6 +57,8 @@ def changes(past: State, run: Run) -> dict[str, object]:
         new["kernel_log"] = last
     if seen := _seen_services(run.outcomes) - set(past.services):
         new["services"] = (*past.services, *sorted(seen))
+    if host_keys := {address: key for address, key in _host_keys(run.outcomes) if address not in past.host_keys}:
+        new["host_keys"] = {**past.host_keys, **host_keys}
     torch_pass = _torch_pass(past, run)
     if torch_pass != past.torch_pass:
         new["torch_pass"] = torch_pass
@@ -85,6 +88,13 @@ def _seen_services(outcomes: Sequence[Outcome]) -> set[str]:
     return {outcome.id for outcome in outcomes if outcome.id.startswith("service.") and outcome.status in good}
 
 
+def _host_keys(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, str]]:
+    for outcome in outcomes:
+        if outcome.id == "service.ssh" and "host_key_sha256" in outcome.data:
+            data = outcome.data
+            yield str(data["address"]), f"{data['host_key_type']} SHA256:{data['host_key_sha256']}"
+
+
 def _torch_pass(past: State, run: Run) -> TorchPass | None:
     """The pass on record after this run: a new one, the one before, or none, once anything critical is bad."""
     if any(outcome.status in BAD and outcome.severity is Severity.CRITICAL for outcome in run.outcomes):
@@ -95,7 +105,8 @@ def _torch_pass(past: State, run: Run) -> TorchPass | None:
     passed = tuple(sorted(check for check, statuses in ended.items() if statuses == {Status.PASS}))
     if ended["torch.tensor"] != {Status.PASS} or "torch.import" not in passed:
         return past.torch_pass
-    return TorchPass(int(time.clock_gettime(time.CLOCK_BOOTTIME)), passed, run.about)
+    gpus = past.gpus or _counted_gpus(run.outcomes)
+    return TorchPass(int(time.clock_gettime(time.CLOCK_BOOTTIME)), passed, run.about(gpus))
 
 
 def _ended_in(outcomes: Sequence[Outcome], rung: str) -> dict[str, Collection[Status]]:

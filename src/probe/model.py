@@ -237,6 +237,8 @@ class Option(Struct, frozen=True):
     required: bool = False
     secret: bool = False
     """Its value is never shown."""
+    read: bool = False
+    """Where its value is text, that is a file's path, and the files child reads it: ``text:<path>``."""
 
 
 CheckFunction = Callable[["Context", "Job"], Awaitable[Finding]]
@@ -315,6 +317,17 @@ class Plan(Struct, frozen=True):
     def uses(self) -> frozenset[str]:
         """What some job will ask of some worker."""
         return frozenset(name for job in self.jobs if not job.skip for name in job.check.uses)
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The files that some job was told of: each of them may lie on a mount that hangs."""
+        return frozenset(
+            job.options[name]
+            for job in self.jobs
+            if not job.skip
+            for name, option in job.check.options.items()
+            if option.read and isinstance(job.options[name], str)
+        )
 
     @property
     def workers(self) -> frozenset[str]:

@@ -12,6 +12,9 @@ from probe.model import Option
 
 MOST_ENTRIES = 64
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}\$?")
+NO_UID = 2**32 - 1
+"""The kernel takes this one as "leave it as it is"."""
 
 
 def text(value: object) -> str:
@@ -61,6 +64,31 @@ def host(value: object) -> str:
     found = text(value)
     if not 0 < len(found) <= 255 or not found.isascii() or not found.isprintable() or set(found) & set(" /@[]"):
         raise ValueError(value)
+    if ":" not in found and not all(0 < len(label) <= 63 for label in found.removesuffix(".").split(".")):
+        raise ValueError(value)  # socket.getaddrinfo would raise UnicodeError, which is no OSError
+    return found
+
+
+def user(value: object) -> str:
+    """A user's name, or the number of one that need not have a name."""
+    found = text(value)
+    if found.isdigit() and not (found.isascii() and int(found[:11]) < NO_UID):
+        raise ValueError(value)
+    if not USER.fullmatch(found):
+        raise ValueError(value)
+    return found
+
+
+def url(value: object) -> str:
+    """An http or https URL with a host, and perhaps a port, user and password."""
+    from urllib.parse import urlsplit  # only for who has such a setting
+
+    found = text(value)
+    parts = urlsplit(found)
+    if parts.scheme not in ("http", "https") or not found.isprintable() or " " in found or len(found) > 4096:
+        raise ValueError(value)
+    if "%" in host(parts.hostname or "") or parts.port == 0:  # asking for a port that is none raises ValueError too
+        raise ValueError(value)
     return found
 
 
@@ -88,6 +116,14 @@ def pattern(value: object) -> str:
         re.compile(found := text(value))
     except re.error as error:
         raise ValueError(value) from error
+    return found
+
+
+def slashed(value: object) -> str:
+    """Text as it is or, between slashes, a regular expression."""
+    found = words(value)
+    if len(found) > 2 and found[0] == found[-1] == "/":
+        pattern(found[1:-1])
     return found
 
 
@@ -132,8 +168,9 @@ def scalar(value: object) -> str | int | float | bool:
 A_PATH = "an absolute path"
 A_PORT = "a port from 1 to 65535"
 A_HOST = "a host name or address"
+A_URL = "an http:// or https:// URL"
 
 
 def option(parse: Callable[[object], Any], allowed: str, meaning: str, default: Any = None, **more: bool) -> Option:
-    """An `Option`; `more` is `required` or `secret`."""
+    """An `Option`; `more` is `required`, `secret` or `read`."""
     return Option(parse, allowed, meaning, default, **more)

@@ -35,6 +35,8 @@ NVML_LIST_S = 1.5
 LOCK_WAIT_S = 1.0
 LOCK_POLL_S = 0.05
 MAX_OUTPUT_BYTES = 65536
+OF_A_USER = ("HOME", "LOGNAME", "USER")
+"""Not the caller's for a program that runs as another user: `worker/exec.py` sets them anew, unless they are given."""
 
 
 WORKERS = ("files", "nvml", "cuda", "torch", "smi")
@@ -79,10 +81,12 @@ class Rig:
         self._state = state
         self._errors: dict[Process, str] = {}
         self._wanted: set[tuple[str, str]] = set()
+        self._commands: dict[str, Process] = {}
+        """By the check that runs it."""
         self._targets: tuple[Target, ...] = ()
         self._stopped = False
         self._oom_kills = self._count_oom_kills()
-        self._answers.wanted = self._want
+        self._answers.wanted, self._answers.unwanted = self._want, self._unwant
         for worker, error in launch.failures.items():
             self._answers.refuse(worker, "", _cannot_start(worker, error))
         for child in context.stuck:
@@ -97,7 +101,7 @@ class Rig:
     def _refuse_stuck(self, worker: str, target: str, pid: int) -> None:
         """No child is started into the hole that an earlier one never came out of."""
         finding = skipped(f"not started: pid {pid} of an earlier run is stuck there (device.stuck)")
-        for name in ("cuda", "torch") if target else (worker,):
+        for name in ("cuda", "torch") if target.startswith(("gpu:", "cpu:")) else (worker,):
             self._answers.refuse(name, target, finding)
 
     async def run(self) -> None:
@@ -375,6 +379,11 @@ class Rig:
             self._wanted.add((worker, target))
             self._command(target)
 
+    def _unwant(self, worker: str, target: str) -> None:
+        """The check's own time is up: a program of the user's has no limit inside, and is killed here."""
+        if worker == "command" and target in self._commands:
+            self._commands[target].kill()
+
     def _fork(self, zygote: Process, worker: str, target: str) -> None:
         self._answers.separate(worker, target)
         about, _, gpu = target.rpartition("@")
@@ -393,24 +402,27 @@ class Rig:
         """A program that the user named, as the user named it."""
         options = self._options(check_id)
         argv = options["argv"] or ("/bin/sh", "-c", options["shell"])
+        of_the_caller = dict.fromkeys(OF_A_USER) if options["user"] else {}
+        self._answers.put("command", check_id, Record("step", text=argv[0]))
         try:
-            self._children.start_foreign(
+            self._commands[check_id] = self._children.start_foreign(
                 argv,
                 worker="command",
                 target=check_id,
                 cwd=options["cwd"],
-                environment=options["env"],
+                environment={**of_the_caller, **options["env"]},
                 user=options["user"],
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: what no argument can hold
             self._answers.refuse("command", check_id, _cannot_start("command", error))
 
     def _options(self, check_id: str) -> Mapping[str, Any]:
         return next((job.options for job in self._setup.plan.jobs if job.id == check_id), {})
 
     def _limit_s(self, check_id: str) -> float:
+        """Of a child, so that it can say where it hung before its check's own time is up."""
         limits = [job.timeout_s for job in self._setup.plan.jobs if job.id == check_id]
-        return limits[0] if limits and limits[0] else math.inf
+        return 0.9 * limits[0] if limits and limits[0] else math.inf
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
@@ -463,7 +475,7 @@ async def _reason(target: Target) -> str | None:
         return None
 
 
-def _cannot_start(worker: str, error: OSError) -> Finding:
+def _cannot_start(worker: str, error: Exception) -> Finding:
     return unknown(f"{worker}: its process cannot be started: {error}", reason="cannot_start")
 
 

@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
@@ -42,7 +42,7 @@ from probe.model import (
     Verdict,
     unknown,
 )
-from probe.output import write
+from probe.output import instead_of_report, write
 from probe.report import formats
 from probe.state import StateFolder, default_path, log_path
 from probe.worker import launch
@@ -88,7 +88,8 @@ class Run:
         self.log = log_path(config.log, self.state.path, os.environ)
         self.problems: list[str] = []
         """What a person should know beside the verdict."""
-        self._about = ""
+        self._about: Callable[[Sequence[str]], str] = lambda gpus: ""
+        """What a pass of rung 4 is a pass of, told the GPUs that NVML is known to have listed."""
         self._writer: Process | None = None
         self._leaving = False
         self._reported = False
@@ -114,7 +115,8 @@ class Run:
         expected = expect.expect(facts)
         missing = ", ".join(found.looked) if site is None else ""
         demanded = self.config.python != "auto" or self._image_promises_torch()
-        self._about = memory.about(self.config, facts, site, (*expect.bound_gpus(), *past.gpus), os.environ)
+        bound = expect.bound_gpus()
+        self._about = lambda gpus: memory.about(self.config, facts, site, (*bound, *gpus), os.environ)
         self.plan = plan.make(
             self.config,
             expected,
@@ -122,11 +124,9 @@ class Run:
             only=self.request.only,
             skip=self.request.skip,
             torch_missing="" if demanded else missing,
-            rested={} if self.request.only else memory.rested(past, self.config.torch_every_s, self._about),
+            rested={} if self.request.only else memory.rested(past, self.config.torch_every_s, self._about(past.gpus)),
         )
-        computing = expected.gpus and any(
-            job.check.per_gpu and job.check.rung in ("cuda", "torch") and not job.skip for job in self.plan.jobs
-        )
+        computing = expected.gpus and any(_computes_on_gpus(job) for job in self.plan.jobs)
         starting = self._launch(site, facts, {(child.worker, child.target) for child in stuck}, computing=computing)
 
         import anyio  # only now: the children above are importing and initialising meanwhile
@@ -156,6 +156,7 @@ class Run:
                 workers=self.plan.workers,
                 torch_missing=f"{plan.NOT_INSTALLED} (looked in {missing})",
                 seen_services=past.services,
+                host_keys=past.host_keys,
             )
             rig = Rig(setup, starting, context, self.state)
             times = engine.Times(
@@ -199,7 +200,10 @@ class Run:
         if ("cuda" in workers or by_cuda) and ("cuda", "") not in stuck:
             starting.cuda()
         nodes = [name for name in facts.nodes if JUDGED_NODE.fullmatch(name)]
-        starting.asked = launch.questions(self.plan.uses, nodes, os.environ, computing=computing, mps_pipe=_mps_pipe())
+        asked = launch.questions(self.plan.uses, nodes, os.environ, computing=computing, mps_pipe=_mps_pipe())
+        options = {job.id: job.options for job in self.plan.jobs}
+        asked |= launch.of_services(self.plan.uses, options, os.environ, in_container=facts.in_container)
+        starting.asked = {**asked, "text": sorted({*asked.get("text", ()), *self.plan.files})}
         writes = bool(self.log or self.request.output)
         if (writes or any(starting.asked.values())) and ("files", "") not in stuck:
             starting.files(writes=writes)
@@ -240,12 +244,13 @@ class Run:
             write(2, f"probe: after the verdict: {error!r}\n".encode("utf-8", "replace"), time.monotonic() + 0.05)
             return
         text = f"undetermined: probe could not make its report: {type(error).__name__}: {error}"[:190]
-        if self.request.format == "json":
+        form = "text" if self.request.output else self.request.format
+        said = instead_of_report(form, text)
+        if form == "json":
             from probe.report import json
 
-            write(1, json.error(text, "probe check"), time.monotonic() + LAST_WORDS_S)
-        else:
-            write(1, f"{text}\n".encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
+            said = json.error(text, "probe check")
+        write(1, said, time.monotonic() + LAST_WORDS_S)
         if self.request.debug:
             import traceback
 
@@ -390,6 +395,15 @@ class Run:
         if len(data) > MAX_STDERR_BYTES:
             data = data[: MAX_STDERR_BYTES - 4] + b"...\n"
         write(2, data, time.monotonic() + 0.05)
+
+
+def _computes_on_gpus(job: Job) -> bool:
+    """It makes a context, or has one made: on each GPU, or on one for a model that is not for the CPU alone."""
+    if job.skip:
+        return False
+    if "model" in job.check.uses:
+        return bool(job.options["device"] != "cpu")
+    return job.check.per_gpu and job.check.rung in ("cuda", "torch")
 
 
 def _unfinished(job: Job, why: str, elapsed_s: float) -> Outcome:

@@ -94,6 +94,8 @@ class State(Struct, frozen=True):
     services: tuple[str, ...] = ()
     """The checks of services that passed in this life: these have been running here."""
     torch_pass: TorchPass | None = None
+    host_keys: Mapping[str, str] = {}
+    """By address, the type and fingerprint of the first ssh host key that was seen there in this life."""
 
 
 class StateFolder:

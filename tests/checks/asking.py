@@ -10,6 +10,7 @@ from probe.checks import load
 from probe.context import Answers, Context, Host, Target
 from probe.expect import expect
 from probe.model import EVERY_GPU, Expectation, Facts, Finding, Job, NoAnswer, Record
+from probe.registry import TARGETS
 from probe.state import Leaving
 
 GPU = "gpu:GPU-1f3d5b79-0000-0000-0000-000000000000"
@@ -48,14 +49,19 @@ def ask(  # noqa: PLR0913 - one keyword for each thing that a check can see
     asked: Mapping[str, tuple[str, ...]] | None = None,
     kernel_log: int = -1,
     workers: tuple[str, ...] = (),
+    testable: tuple[Target, ...] | None = None,
+    options: Mapping[str, Any] | None = None,
+    seen_services: tuple[str, ...] = (),
     **job: Any,
 ) -> Finding:
     """The finding of a check whose workers said `records`, each as (worker, record), and ended then.
 
+    A kind of target that a user declares is asked by the kind's own id; `options` are laid over its defaults.
+
     What a worker was not made to say is answered by "it ended"; the finding of a `NoAnswer` is returned as the
     engine would make it the outcome.
     """
-    check = load()[check_id]
+    check = {**load(), **TARGETS}[check_id]
     facts = facts or Facts()
 
     async def main() -> Finding:
@@ -73,19 +79,22 @@ def ask(  # noqa: PLR0913 - one keyword for each thing that a check can see
             asked=asked,
             torch=torch,
             workers=workers,
+            seen_services=seen_services,
             torch_missing="torch not installed (looked in /usr/bin/python3)",
         )
         others = (f"{GPU}-{number}" for number in range(1, len(products)))
         context.gpus.set(tuple(Target(gpu, product=name) for gpu, name in zip((GPU, *others), products, strict=True)))
-        context.testable.set((Target(GPU),))
-        for worker in ("files", "nvml", "cuda", "torch", "smi"):
+        context.testable.set((Target(GPU),) if testable is None else testable)
+        for worker in ("files", "nvml", "cuda", "torch", "smi", "nccl", "model", "command", "services"):
             answers.refuse(worker, "", ENDED)
         limits = {name: limit.default for name, limit in check.thresholds.items()} | dict(thresholds or {})
         whom = target or (EVERY_GPU if check.per_gpu else "")
         try:
             numbers = {name: limit for name, limit in limits.items() if not isinstance(limit, tuple)}
             lists = {name: limit for name, limit in limits.items() if isinstance(limit, tuple)}
-            return await check.run(context, Job(check, whom, check.severity, thresholds=numbers, lists=lists, **job))
+            chosen = {name: option.default for name, option in check.options.items()} | dict(options or {})
+            planned = Job(check, whom, check.severity, thresholds=numbers, lists=lists, options=chosen, **job)
+            return await check.run(context, planned)
         except NoAnswer as reason:
             return reason.finding
 

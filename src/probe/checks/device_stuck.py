@@ -18,4 +18,6 @@ async def stuck(context: Context, job: Job) -> Finding:
     child, words = found[0]
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     summary = f"a {child.worker} process of an earlier run is stuck in the kernel: {words}{more}"
-    return failed(summary, reason="stuck", pid=child.pid, found=len(found), stuck_target=child.target)
+    return failed(
+        summary, reason="stuck", worker=child.worker, pid=child.pid, found=len(found), stuck_target=child.target
+    )

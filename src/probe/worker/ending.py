@@ -3,7 +3,8 @@
 ====================================================  =======================================================
 it ended                                              the check's status
 ====================================================  =======================================================
-by SEGV, BUS, ILL, FPE, ABRT in a driver or in torch  fail, naming the signal and the call
+by SEGV, BUS, ILL, FPE, ABRT in a driver, in torch    fail, naming the signal and the call
+or in the user's own command
 by its own limit, or killed by us at one              timeout, with where it hung
 by a SIGKILL that was not ours                        unknown, with the cgroup's oom_kill change
 with an exception in probe's own code                 unknown (PROBE_INTERNAL)
@@ -22,10 +23,14 @@ SUBJECTS = {
     "nvml": "NVML",
     "cuda": "the CUDA driver",
     "torch": "torch",
+    "nccl": "torch.distributed",
+    "model": "the model",
     "files": "a file of this host",
     "smi": "nvidia-smi",
+    "command": "the command",
 }
-DRIVES_A_DRIVER = {"nvml", "busy", "cuda", "torch", "smi"}
+CRASH_IS_A_FINDING = {"nvml", "busy", "cuda", "torch", "nccl", "smi", "command", "model"}
+"""They drive a driver, or are the user's own program: what they crash with is what was asked for."""
 LIMIT = b"Timeout ("
 """faulthandler's first word when a child's own limit fires, and `LIMIT_STATUS` what it exits with."""
 LIMIT_STATUS = 1
@@ -55,7 +60,7 @@ def ending(  # noqa: PLR0911, PLR0913 - a row of the table above each, and what 
         return Finding(
             Status.UNKNOWN, f"{subject} flooded its reply pipe and was killed{where}", data | {"reason": "flooded"}
         )
-    if exit_.signal is not None and exit_.signal in CRASHES and worker in DRIVES_A_DRIVER:
+    if exit_.signal is not None and exit_.signal in CRASHES and worker in CRASH_IS_A_FINDING:
         name = name_of(exit_.signal)
         return Finding(Status.FAIL, f"{subject} crashed with {name}{where}", data | {"signal": name} | said(tail))
     if killed or (exit_.status == LIMIT_STATUS and LIMIT in tail):

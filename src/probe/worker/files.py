@@ -2,7 +2,7 @@
 
 A thread per question, each with its own record, so that one hung device node or mount hides no other answer:
 ``open:<path>`` (code is errno, 0 opened), ``text:<path>``, ``statvfs:<path>``, ``disk:<path>``, ``exists:<path>``,
-``kmsg:<path>`` and ``gpus:<path>``.
+``kmsg:<path>`` and ``gpus:<path>``. What is asked about services is in ``services.py`` beside this file.
 
 What is to be written when all is done comes as one JSON object on stdin, and is done by ``leave.py`` beside this file:
 ``{"append": {"path", "line"}, "replace": {"path", "content"}}``; its records are ``append`` and ``replace``.
@@ -20,11 +20,14 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 GPUS = "/proc/driver/nvidia/gpus"
-MAX_TEXT_BYTES = 65536
+MAX_TEXT_BYTES = 1 << 19
+"""A Debian's CA certificates in one file are 220 KiB; as a line of JSON it must be under 1 MiB."""
 
 
 def main(child: Any, job: dict[str, list[str]]) -> None:
     """`job` maps the kind of question to the paths it is asked of."""
+    if job.keys() - QUESTIONS.keys():
+        QUESTIONS.update(child.load(_sibling("services.py")).QUESTIONS)
     threads = [
         threading.Thread(target=_answer, args=(child, kind, path), daemon=True)
         for kind, paths in job.items()
@@ -37,10 +40,14 @@ def main(child: Any, job: dict[str, list[str]]) -> None:
         thread.join()
 
 
+def _sibling(name: str) -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+
+
 def _leave(child: Any) -> None:
     """Do what comes on stdin, once that is closed; in most runs nothing comes, and stdin is /dev/null."""
     if said := sys.stdin.buffer.read():
-        child.load(os.path.join(os.path.dirname(os.path.abspath(__file__)), "leave.py")).main(child, json.loads(said))
+        child.load(_sibling("leave.py")).main(child, json.loads(said))
 
 
 def _answer(child: Any, kind: str, path: str) -> None:

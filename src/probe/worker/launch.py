@@ -25,6 +25,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 GPU_FOLDER = "/proc/driver/nvidia/gpus"
 SMI = ("nvidia-smi", "--query-gpu=count", "--format=csv,noheader")
 """One line per GPU, each with the number of all of them."""
+SSHD_CONFIG = "/etc/ssh/sshd_config"
 
 
 class Launch:
@@ -102,6 +103,35 @@ def questions(
     if computing:
         asked["exists"] += [mps_pipe]
     return asked
+
+
+def of_services(
+    uses: Collection[str], options: Mapping[str, Mapping[str, Any]], env: Mapping[str, str], *, in_container: bool
+) -> dict[str, list[str]]:
+    """What the files child is asked for the checks of Jupyter and ssh, by the options of each."""
+    asked: dict[str, list[str]] = {}
+    if "files.jupyter" in uses and not options["service.jupyter"]["url"]:
+        given = options["service.jupyter"]["runtime_dir"]
+        asked["jupyter"] = [given] if given else runtime_folders(env)
+        if in_container and not given:  # on a host the servers of its users are their own affair
+            asked["homes"] = ["/home"]
+        asked["which"] = ["jupyter"]
+    if "files.ssh" in uses:
+        asked["sshd"] = [SSHD_CONFIG]
+        asked["which"] = [*asked.get("which", ()), "ssh"]
+    return {**asked, "told": ["/"]} if "which" in asked else asked
+
+
+def runtime_folders(env: Mapping[str, str]) -> list[str]:
+    """Where Jupyter keeps its runtime files by its own rules (jupyter_core.paths), for this user and for NB_USER."""
+    homes = [env.get("HOME", ""), f"/home/{env['NB_USER']}" if env.get("NB_USER") else ""]
+    data = f"{env['XDG_DATA_HOME']}/jupyter" if env.get("XDG_DATA_HOME") else ""
+    wanted = [
+        env.get("JUPYTER_RUNTIME_DIR", ""),
+        *(f"{folder}/runtime" for folder in (env.get("JUPYTER_DATA_DIR"), data) if folder),
+        *(f"{home}/.local/share/jupyter/runtime" for home in homes if home),
+    ]
+    return list(dict.fromkeys(folder for folder in wanted if folder.startswith("/")))
 
 
 def folders_torch_writes_to(env: Mapping[str, str]) -> list[str]:
