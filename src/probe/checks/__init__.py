@@ -42,6 +42,13 @@ NAMES = (
     "torch_build",
     "torch_arch",
     "torch_tensor",
+    "torch_nccl",
+    "service_jupyter",
+    "service_ssh",
+    "service_http",
+    "service_tcp",
+    "service_command",
+    "service_model",
 )
 
 
