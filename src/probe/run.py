@@ -55,7 +55,6 @@ TEARDOWN_S = 0.5
 MAX_STDERR_BYTES = 512
 LEAVE_S = 0.25
 """For a line in the log after the verdict: on a local disk it takes 2 ms."""
-REAP_WRITER_S = 0.05
 DEEDS = {"append": "log", "replace": "output"}
 """What the writing child is told to do (``worker/leave.py``), and what people call it."""
 
@@ -313,7 +312,7 @@ class Run:
                 break
             if set(wanted) <= answers.keys():
                 break
-        self.children.reap(min(REAP_WRITER_S, self.budget.left_s(self.budget.net_s)))
+        self.children.reap(min(TEARDOWN_S, self.budget.left_s(self.budget.net_s)))
         return answers
 
     def report(self, why: str) -> Report:

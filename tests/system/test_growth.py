@@ -24,7 +24,8 @@ print(json.dumps({value.name: [value.value, value.bar] for value in figure.value
 @pytest.mark.system
 def test_after_the_first_runs_nothing_grows(tmp_path: Path) -> None:
     """100 liveness and 5 readiness runs: processes, descriptors, files and bytes stay as they are after the tenth."""
-    argv = [sys.executable, "-c", PROGRAM, str(tmp_path / "state")]
+    own = 'mount -t tmpfs none /dev/shm && exec "$@"'  # others' shared memory is not counted
+    argv = ["unshare", "--mount", "sh", "-c", own, "sh", sys.executable, "-c", PROGRAM, str(tmp_path / "state")]
     ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=8 * BOUND_S, check=False)
     assert ran.returncode == 0, ran.stderr
     values = json.loads(ran.stdout)
