@@ -15,6 +15,7 @@ code that concerns the whole question is the record's code. Over 300 lines, most
 
 import ctypes
 import threading
+import time
 from collections.abc import Callable, Collection
 from ctypes import byref
 from functools import partial
@@ -28,8 +29,14 @@ goes out without those, named as pending, and the parent completes it from /proc
 
 
 def main(child: Any, job: dict[str, Any]) -> None:
-    """`job["getters"]`: which of `GETTERS` to ask, of every GPU or of the one whose UUID is `job["only"]`."""
+    """`job["getters"]`: which of `GETTERS` to ask, of every GPU or of the one whose UUID is `job["only"]`.
+
+    With `job["watch"]` instead: the GPUs whose readings are wanted every `job["every_s"]` seconds, until killed.
+    """
     if not _init(child):
+        return
+    if "watch" in job:
+        _watch(child, job["watch"], job["every_s"])
         return
     if "only" in job:
         handle = pynvml.nvmlDeviceGetHandleByUUID(job["only"])
@@ -39,6 +46,15 @@ def main(child: Any, job: dict[str, Any]) -> None:
     ok, count = _ask(child, "count", "", pynvml.nvmlDeviceGetCount, "count")
     if ok:
         Gpus(child, count, job["getters"]).run()
+
+
+def _watch(child: Any, uuids: list[str], every_s: float) -> None:
+    """Say of each GPU what moves while it works: ``probe bench`` sets its figures beside it."""
+    handles = {f"gpu:{uuid}": pynvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids}
+    while True:
+        for target, handle in handles.items():
+            _ask(child, "reading", target, partial(_reading, handle))
+        time.sleep(every_s)
 
 
 def _init(child: Any) -> bool:
@@ -208,8 +224,8 @@ def _or_none(function: str, *arguments: Any) -> Any:
         return None
 
 
-def _fields(handle: Any, *ids: int) -> list[tuple[int, int]]:
-    """Of each field NVML's code and the value; a field that the driver does not know counts as a missing function."""
+def _fields(handle: Any, *ids: "int | tuple[int, int]") -> list[tuple[int, int]]:
+    """Of each field, or (field, scope): NVML's code and the value; an unknown one counts as a missing function."""
     names = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal")  # by nvmlValueType_t
     try:
         fields = pynvml.nvmlDeviceGetFieldValues(handle, list(ids))
@@ -354,6 +370,71 @@ def _fabric(handle: Any) -> dict[str, Any]:
     return {"state": info.state, "status": info.status, "health_mask": None, "health_summary": None}
 
 
+# ---- getters: what it could do at most, and what it does (probe bench) -----------------------------------------------
+
+FIELD_NVLINK_SPEED_COMMON, FIELD_NVLINK_SPEED = 90, 164
+"""MB/s of one link in one direction: of all links by drivers before 450, of the link that is the scope since."""
+
+
+def _ceilings(handle: Any) -> dict[str, Any]:
+    return {
+        "memory_bus_bits": _or_none("nvmlDeviceGetMemoryBusWidth", handle),
+        "memory_mhz": _or_none("nvmlDeviceGetMaxClockInfo", handle, pynvml.NVML_CLOCK_MEM),
+        "sm_mhz": _or_none("nvmlDeviceGetMaxClockInfo", handle, pynvml.NVML_CLOCK_SM),
+        "watts": _watts(_or_none("nvmlDeviceGetEnforcedPowerLimit", handle)),
+    }
+
+
+def _links(handle: Any) -> dict[str, Any]:
+    """The active NVLinks: how fast, of which version (NVML_NVLINK_VERSION_*), and the bus ids of what they lead to."""
+    active, remotes = [], []
+    for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+        state = _or_none("nvmlDeviceGetNvLinkState", handle, link)
+        if state is None:
+            break
+        if state:
+            active.append(link)
+            remote = _or_none("nvmlDeviceGetNvLinkRemotePciInfo", handle, link)
+            remotes.append(remote.busId if remote is not None else "")
+    c2c = _or_none("nvmlDeviceGetC2cModeInfoV", handle)
+    return {
+        "active": len(active),
+        "mbps": _link_mbps(handle, active[0]) if active else None,
+        "version": _or_none("nvmlDeviceGetNvLinkVersion", handle, active[0]) if active else None,
+        "remotes": remotes,
+        "c2c": bool(c2c.isC2cEnabled) if c2c is not None else False,
+    }
+
+
+def _link_mbps(handle: Any, link: int) -> int | None:
+    for field in ((FIELD_NVLINK_SPEED, link), FIELD_NVLINK_SPEED_COMMON):
+        ((code, value),) = _fields(handle, field)
+        if not code and value:
+            return value
+    return None
+
+
+def _reading(handle: Any) -> dict[str, Any]:
+    clock = "nvmlDeviceGetClockInfo"
+    try:
+        reasons = _throttle(handle)["reasons"]
+    except NOT_HERE:
+        reasons = None
+    return {
+        "sm_mhz": _or_none(clock, handle, pynvml.NVML_CLOCK_SM),
+        "memory_mhz": _or_none(clock, handle, pynvml.NVML_CLOCK_MEM),
+        "celsius": _or_none("nvmlDeviceGetTemperature", handle, pynvml.NVML_TEMPERATURE_GPU),
+        "watts": _watts(_or_none("nvmlDeviceGetPowerUsage", handle)),
+        "throttle_reasons": reasons,
+        "pcie_generation": _or_none("nvmlDeviceGetCurrPcieLinkGeneration", handle),
+        "pcie_width": _or_none("nvmlDeviceGetCurrPcieLinkWidth", handle),
+    }
+
+
+def _watts(milliwatts: int | None) -> float | None:
+    return None if milliwatts is None else milliwatts / 1000
+
+
 WHO_USES_IT: dict[str, Callable[[Any], dict[str, Any]]] = {
     "memory": _memory,
     "processes": _processes,
@@ -376,5 +457,7 @@ GETTERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "remap": _remap,
     "pcie": _pcie,
     "temperature": _temperature,
+    "ceilings": _ceilings,
+    "links": _links,
 }
 """Asked in this order: the slow ones last (1.4 to 1.8 ms each on an H100; the others less)."""
