@@ -139,7 +139,7 @@ class Run:
             computing=computing,
             cpu_workers=expected.cpu_workers,
             test_busy=self.config.busy == "test",
-            mps_pipe=_mps_pipe(),
+            mps_pipe=launch.mps_pipe(os.environ),
             visible=facts.cuda_visible or None,
         )
 
@@ -199,7 +199,8 @@ class Run:
         if ("cuda" in workers or by_cuda) and ("cuda", "") not in stuck:
             starting.cuda()
         nodes = [name for name in facts.nodes if JUDGED_NODE.fullmatch(name)]
-        asked = launch.questions(self.plan.uses, nodes, os.environ, computing=computing, mps_pipe=_mps_pipe())
+        mps_pipe = launch.mps_pipe(os.environ)
+        asked = launch.questions(self.plan.uses, nodes, os.environ, computing=computing, mps_pipe=mps_pipe)
         options = {job.id: job.options for job in self.plan.jobs}
         asked |= launch.of_services(self.plan.uses, options, os.environ, in_container=facts.in_container)
         starting.asked = {**asked, "text": sorted({*asked.get("text", ()), *self.plan.files})}
@@ -444,11 +445,6 @@ def notes(outcomes: Sequence[Outcome]) -> list[str]:
 
 def _named(targets: Sequence[str]) -> str:
     return targets[0] if len(targets) == 1 else f"{len(targets)} GPUs"
-
-
-def _mps_pipe() -> str:
-    """Where a CUDA program would look for an MPS server (NVIDIA MPS documentation)."""
-    return os.path.join(os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps", "control")  # noqa: S108
 
 
 def _terminal_width() -> int:

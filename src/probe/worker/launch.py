@@ -153,6 +153,11 @@ def folders_torch_writes_to(env: Mapping[str, str]) -> list[str]:
     return list(dict.fromkeys(path for path in wanted if path.startswith("/") and not path.startswith(without_home)))
 
 
+def mps_pipe(env: Mapping[str, str]) -> str:
+    """Where a CUDA program would look for an MPS server (NVIDIA MPS documentation)."""
+    return os.path.join(env.get("CUDA_MPS_PIPE_DIRECTORY") or "/tmp/nvidia-mps", "control")  # noqa: S108
+
+
 def compat_libraries(env: Mapping[str, str]) -> list[str]:
     """Where LD_LIBRARY_PATH would find another libcuda than the driver's: NVIDIA's cuda-compat packages."""
     folders = env.get("LD_LIBRARY_PATH", "").split(":")
