@@ -35,15 +35,16 @@ def encode(report: Report) -> bytes:
     for check in plain["checks"]:
         if not check["rungs"]:
             del check["rungs"]
-    return _line(plain)
+    return line(plain)
 
 
 def error(message: str, where: str, allowed: Sequence[str] = ()) -> bytes:
     """The one line for a usage or config error."""
-    return _line(msgspec.to_builtins(ErrorReport(ERROR, message, where, tuple(allowed))))
+    return line(msgspec.to_builtins(ErrorReport(ERROR, message, where, tuple(allowed))))
 
 
-def _line(plain: Any) -> bytes:
+def line(plain: Any) -> bytes:
+    """One line of JSON, ended by a newline."""
     return msgspec.json.encode(fit(plain)) + b"\n"
 
 
