@@ -37,7 +37,7 @@ ONLY_IN = {
         "worker/nccl.py",
         "worker/model.py",
         "rank/*",
-        "measure/*",
+        "measure/programs/*",
     ),
 }
 """Heavy libraries, and the only files that import them."""
@@ -71,6 +71,7 @@ STANDALONE = {
     "worker/nccl.py": ("torch",),
     "worker/model.py": ("torch",),
     "rank/*": ("torch",),
+    "measure/programs/*": ("torch",),
 }
 """Programs that may run in another interpreter than probe's, of Python 3.9 or newer: what they import beside the
 standard library."""

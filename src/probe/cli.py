@@ -17,6 +17,7 @@ HELP_FLAGS = ["-h", "--help"]
 
 COMMANDS = {
     "check": "Can this container or node do its work now?",
+    "bench": "How fast is this machine, beside what its hardware could do?",
     "list": "The checks, and in which profiles they run.",
     "explain": "What a fault code means, and its remedy.",
     "config": "The settings in force, and who set them.",
@@ -33,6 +34,10 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name == "bench":
+            from probe.measure.command import bench
+
+            return bench
         from probe import commands
 
         found: click.Command = getattr(commands, cmd_name.replace("list", "list_"))

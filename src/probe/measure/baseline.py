@@ -1,0 +1,198 @@
+"""A run against an earlier one: what may be compared, and what is a regression. Pure but for reading the file.
+
+The statistic. Of every case both runs hold the medians of up to ten consecutive blocks of samples. With d the logarithm
+of how much slower the new median is, and s the standard error of the difference of the two means of the blocks'
+logarithms (Welch: each run has its own scatter)::
+
+    regression  <=>  d > ln(1 + tolerance)  +  t * s
+
+where t is the quantile of Student's distribution, one-sided, at 1 % over the number of cases compared (Bonferroni): the
+whole report, not each case, raises an alarm in at most one of a hundred comparisons of a machine that is no more than
+the tolerance slower. Blocks rather than samples, because neighbours in time are alike; logarithms, because noise in
+timings is a factor; a bound of the change rather than two conditions, because "worse than 5 %" is what is asserted.
+
+What differs from run to run and not within one (where memory lies, the page cache, another's load) no scatter of a run
+can show. It was measured, and stands in `SPREADS`: where it is larger than the tolerance it takes its place.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from statistics import variance
+
+import msgspec
+
+from probe.config import UsageError
+from probe.measure.model import SCHEMA, Bench, Change, Comparison, Provenance, Result
+
+ALARMS = 0.01
+"""Of whole reports without any change."""
+MOST_BYTES = 64 << 20
+FEWEST_BLOCKS = 3
+STATISTIC = (
+    "one-sided Welch t on logarithms of block medians, 1 % over all cases (Bonferroni), beyond the tolerance; "
+    "or beyond what the case differs by from run to run, where that is more"
+)
+SPREADS: Mapping[str, float] = {"startup": 0.50, "checks": 0.50}
+"""How much the median of a healthy machine's run may be off that of its next, by program. `import torch` took 3.0 to
+4.7 s from run to run on one H100 host. Others: the tolerance alone."""
+MESSAGE_SPREADS = ((64 << 10, 0.25), (1 << 20, 0.10))
+"""Of collectives up to so many bytes: they are mostly latency, which differs with the place of every process."""
+CPU_SPREAD = 0.30
+"""On CPUs, whose cores and memory somebody else has too."""
+
+
+def read(path: str) -> Bench:
+    """The baseline in a file; raise UsageError where it is none."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES)
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", path) from None
+    try:
+        found = msgspec.json.decode(content, type=Bench)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"is no result of probe bench: {error}", path, f"what --save or --json wrote ({SCHEMA})"
+        ) from None
+    if found.schema != SCHEMA:
+        raise UsageError(f"is of schema {found.schema!r}", path, SCHEMA)
+    return found
+
+
+def refuse_other_hardware(baseline: Bench, now: Provenance, path: str) -> None:
+    """Raise UsageError where the two were not made on hardware of the same kind."""
+    before = hardware(baseline.provenance)
+    for (what, was), (_, is_) in zip(before, hardware(now), strict=True):
+        if was != is_:
+            raise UsageError(f"was made on other hardware: {what} was {was}, is {is_}", path, "a run of this hardware")
+
+
+def hardware(of: Provenance) -> tuple[tuple[str, str], ...]:
+    """What must be the same, in words. Not UUIDs: a sister machine's baseline is a good one."""
+    gpus = ", ".join(f"{gpu.name} ({(gpu.memory_bytes or 0) >> 30} GiB)" for gpu in of.gpus)
+    cores = str(of.cores) if of.device == "cpu" else "any"
+    workers = str(of.workers)
+    return ("device", of.device), ("GPUs", gpus or "none"), ("CPU", of.cpu), ("cores", cores), ("workers", workers)
+
+
+def differences(before: Provenance, now: Provenance) -> tuple[str, ...]:
+    """What else may explain a change."""
+    names = ("driver", "driver_cuda", "torch", "torch_cuda", "kernel", "python")
+    pairs = [(name, str(getattr(before, name)), str(getattr(now, name))) for name in names]
+    pairs += [
+        (f"GPU {at} {name}", str(getattr(old, name)), str(getattr(new, name)))
+        for at, (old, new) in enumerate(zip(before.gpus, now.gpus, strict=False))
+        for name in ("power_limit_watts", "max_sm_mhz", "max_memory_mhz", "pcie_generation", "pcie_width", "nvlinks")
+    ]
+    return tuple(f"{name.replace('_', ' ')}: {old} -> {new}" for name, old, new in pairs if old != new)
+
+
+def compare(baseline: Bench, now: Bench, path: str, tolerance: float) -> Comparison:
+    """Every case of either run, regressions first."""
+    before, after = _by_place(baseline), _by_place(now)
+    judged = sum(1 for key in after if key in before and judgeable(before[key], after[key]))
+    changes = []
+    for key in dict.fromkeys([*after, *before]):
+        if key not in before:
+            changes.append(_lone(after[key], "new"))
+        elif key not in after:
+            changes.append(_lone(before[key], "gone"))
+        else:
+            allowed = max(tolerance, spread(after[key], now.provenance.device))
+            changes.append(judge(before[key], after[key], allowed, judged))
+    order = {"regression": 0, "better": 1, "same": 2, "unjudged": 3, "new": 4, "gone": 5}
+    changes.sort(key=lambda change: (order[change.verdict], change.change or 0.0))
+    return Comparison(
+        baseline=os.path.basename(path),
+        baseline_started_at=baseline.started_at,
+        tolerance=tolerance,
+        statistic=STATISTIC,
+        differences=differences(baseline.provenance, now.provenance),
+        regressions=sum(change.verdict == "regression" for change in changes),
+        changes=tuple(changes),
+    )
+
+
+def _by_place(run: Bench) -> dict[tuple[str, str, str], Result]:
+    """By program, case and the GPU's place: a GPU that was exchanged has another UUID and the same place."""
+    places = {gpu.target: f"gpu {at}" for at, gpu in enumerate(run.provenance.gpus)}
+    return {(one.program, one.case, places.get(one.target, one.target)): one for one in run.results}
+
+
+def _lone(one: Result, verdict: str) -> Change:
+    was, is_ = (one.median, None) if verdict == "gone" else (None, one.median)
+    return Change(one.program, one.case, one.target, one.unit, was, is_, None, None, None, verdict)
+
+
+def spread(one: Result, device: str) -> float:
+    if device == "cpu" and one.program not in ("startup", "checks"):
+        return CPU_SPREAD
+    size = one.data.get("size_bytes")
+    if one.program == "collective" and isinstance(size, int):
+        return next((spread for most, spread in MESSAGE_SPREADS if size <= most), 0.0)
+    return SPREADS.get(one.program, 0.0)
+
+
+def judgeable(before: Result, after: Result) -> bool:
+    enough = min(len(before.blocks), len(after.blocks)) >= FEWEST_BLOCKS
+    return enough and before.unit == after.unit and min(*before.blocks, *after.blocks, before.median, after.median) > 0
+
+
+def judge(before: Result, after: Result, allowed: float, cases: int) -> Change:
+    """One case of both runs; `cases` is how many are judged in this report."""
+    made = (before.program, before.case, after.target, after.unit, before.median, after.median)
+    if not judgeable(before, after):
+        return Change(*made, _change(before, after), None, allowed, "unjudged")
+    rate = after.unit != "s"
+    noise = chance(before.blocks, after.blocks, cases)
+    gained = math.log(after.median / before.median) * (1 if rate else -1)
+    worse = -math.log1p(-allowed) if rate else math.log1p(allowed)
+    if -gained > worse + noise:
+        verdict = "regression"
+    elif gained > math.log1p(allowed) + noise:
+        verdict = "better"
+    else:
+        verdict = "same"
+    return Change(*made, _change(before, after), round(math.expm1(noise), 6), allowed, verdict)
+
+
+def _change(before: Result, after: Result) -> float:
+    """As a fraction of the baseline, better is positive: a rate that rose, seconds that fell."""
+    change = after.median / before.median - 1 if before.median else 0.0
+    return round(change if after.unit != "s" else -change, 6)
+
+
+def chance(before: Sequence[float], after: Sequence[float], cases: int) -> float:
+    """How much the logarithms of two medians may differ by chance, one-sided, at `ALARMS` over `cases`."""
+    errors = [variance(list(map(math.log, blocks))) / len(blocks) for blocks in (before, after)]
+    if not sum(errors):
+        return 0.0
+    freedoms = [error**2 / (len(blocks) - 1) for error, blocks in zip(errors, (before, after), strict=True)]
+    freedom = int(sum(errors) ** 2 / sum(freedoms))
+    return student(ALARMS / max(1, cases), max(1, freedom)) * math.sqrt(sum(errors))
+
+
+def student(tail: float, freedom: int) -> float:
+    """The value that Student's t with so many degrees of freedom exceeds with probability `tail`, by bisection."""
+    low, high = 0.0, 1.0
+    while _beyond(high, freedom) > tail:
+        low, high = high, high * 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _beyond(middle, freedom) > tail else (low, middle)
+    return high
+
+
+def _beyond(t: float, freedom: int) -> float:
+    """P(T > t), by the finite sums for whole degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    term, total = (cosine, 0.0) if freedom % 2 else (1.0, 1.0)
+    if freedom % 2:
+        total = term if freedom > 1 else 0.0
+    for k in range(3 if freedom % 2 else 2, freedom - 1, 2):
+        term *= cosine**2 * (k - 1) / k
+        total += term
+    within = 2 / math.pi * (angle + sine * total) if freedom % 2 else sine * total
+    return max(0.0, (1 - within) / 2)

@@ -1,0 +1,144 @@
+"""Matrix products, by dtype and size: ``torch.mm``, square, on inputs that no cache holds.
+
+Inputs are random in every mantissa bit of the multiplied format, with magnitudes from 1 to 2: data with fewer random
+bits draws less power, and a GPU at its power limit then runs faster than any real work would. A product of such
+numbers is not exact, so two things are asked of the very result that was timed:
+
+- every word of it equals, bit by bit, what the same call gave before the timing (GPU only: a CPU's libraries may split
+  the work another way);
+- 256 x 256 words of it, in random rows and columns, are those of a 64-bit product on the host, but for one rounding
+  to the output's dtype and what summing in 32 bits may cost.
+
+Standard library and torch only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+SIZES = {"cuda": (8192, 4096, 2048, 1024), "cpu": (256, 512, 1024, 2048)}
+"""On GPUs what matters most comes first: it is measured when time is short. On CPUs what is small, by which the time of
+the next is told."""
+SAMPLED = 256
+ACCUMULATION = 4.0
+"""Allowed error of the sum, in units of 2^-24 times the sum of magnitudes: blocked sums in fp32 stay below 1."""
+
+
+class Kind(NamedTuple):
+    name: str
+    dtype: torch.dtype
+    output_bits: int
+    """Bits of the output's significand, the hidden one too."""
+    input_bits: int
+    """Of what is multiplied."""
+
+
+KINDS = (
+    Kind("bf16", torch.bfloat16, 8, 8),
+    Kind("fp16", torch.float16, 11, 11),
+    Kind("tf32", torch.float32, 24, 11),
+    Kind("fp32", torch.float32, 24, 24),
+)
+
+
+def main(child: Any, job: dict[str, Any], method: Any) -> None:
+    target = job["target"]
+    clock = method.Clock(job["share_s"])
+    device = method.open_device(child, job, target)
+    cases = [(kind, size) for size in SIZES[device.kind] for kind in KINDS if possible(kind, device)]
+    one_s: dict[str, tuple[int, float]] = {}
+    for at, (kind, size) in enumerate(cases):
+        case = f"{kind.name} {size}"
+        child.step(case, target)
+        try:
+            if too_slow(one_s.get(kind.name), size, clock.part_s(len(cases) - at) * method.PATIENCE / method.FEWEST):
+                method.leave_out(child, target, case, "no time")
+                continue
+            seconds = one(child, target, method, device, kind, size, clock, len(cases) - at)
+            one_s[kind.name] = size, min(seconds)
+        except method.NoTime:
+            method.leave_out(child, target, case, "no time")
+        except RuntimeError as error:
+            if not method.out_of_memory(error):
+                raise
+            method.leave_out(child, target, case, "not enough memory")
+
+
+def too_slow(known: tuple[int, float] | None, size: int, most_s: float) -> bool:
+    """Whether one product would take too long: a CPU without instructions for 16 bits takes seconds for one."""
+    return known is not None and size > known[0] and known[1] * (size / known[0]) ** 3 > most_s
+
+
+def possible(kind: Kind, device: Any) -> bool:
+    """TF32 exists from compute capability 8.0 on."""
+    return kind.name != "tf32" or (device.is_cuda and torch.cuda.get_device_capability(device.number) >= (8, 0))
+
+
+def one(
+    child: Any, target: str, method: Any, device: Any, kind: Kind, size: int, clock: Any, cases_left: int
+) -> list[float]:
+    if clock.left_s() <= 0:
+        raise method.NoTime("nothing left")
+    torch.backends.cuda.matmul.allow_tf32 = kind.name == "tf32"
+    element = torch.finfo(kind.dtype).bits // 8
+    count = method.sets_beyond_cache(device, 3 * size * size * element)
+    first = inputs(size, kind, device), inputs(size, kind, device)
+    sets = [first] + [(first[0].roll(at, 0), first[1].roll(at, 1)) for at in range(1, count)]
+    results = [torch.empty(size, size, dtype=kind.dtype, device=device.torch) for _ in range(count)]
+
+    def call(at: int) -> None:
+        left, right = sets[at % count]
+        torch.mm(left, right, out=results[at % count])
+
+    call(0)
+    device.synchronize()
+    before = results[0].clone()
+    seconds: list[float] = method.seconds_of(call, device, clock.part_s(cases_left))
+    wrong = compare(*sets[0], results[0], before if device.is_cuda else None, kind)
+    method.say(
+        child,
+        target,
+        f"{kind.name} {size}",
+        seconds=seconds,
+        amount=2.0 * size**3,
+        unit="FLOP",
+        verified=not wrong,
+        wrong=wrong,
+        dtype=kind.name,
+        size=size,
+        buffers=count,
+    )
+    return seconds
+
+
+def inputs(size: int, kind: Kind, device: Any) -> torch.Tensor:
+    """Random signs, and magnitudes from 1 to 2 with as many random bits as are multiplied."""
+    magnitudes = torch.rand(size, size, device=device.torch) + 1.0
+    signs = torch.randint(0, 2, (size, size), device=device.torch, dtype=torch.int8).mul_(2).sub_(1)
+    if kind.input_bits < 24:
+        scale = float(1 << (kind.input_bits - 1))
+        magnitudes = magnitudes.mul_(scale).floor_().div_(scale)
+    return magnitudes.mul_(signs).to(kind.dtype)
+
+
+def compare(
+    left: torch.Tensor, right: torch.Tensor, result: torch.Tensor, before: torch.Tensor | None, kind: Kind
+) -> str:
+    """What is wrong with the result, or ""."""
+    if before is not None:
+        word = torch.int16 if result.element_size() == 2 else torch.int32
+        changed = int(torch.count_nonzero(result.cpu().view(word) != before.cpu().view(word)))
+        if changed:
+            return f"{changed} words differ from what the same call gave before"
+    rows = torch.randperm(result.shape[0])[:SAMPLED].sort().values
+    columns = torch.randperm(result.shape[1])[:SAMPLED].sort().values
+    place = rows.to(result.device), columns.to(result.device)
+    a, b = left[place[0]].cpu().double(), right[:, place[1]].cpu().double()
+    got = result[place[0]][:, place[1]].cpu().double()
+    expected, magnitude = a @ b, a.abs() @ b.abs()
+    ulp = torch.exp2(torch.floor(torch.log2(expected.abs().clamp(min=2.0**-20))) - (kind.output_bits - 1))
+    allowed = ulp + ACCUMULATION * 2.0**-24 * magnitude
+    off = int(torch.count_nonzero(~((got - expected).abs() <= allowed)))
+    return f"{off} of {got.numel()} sampled words are not the product" if off else ""

@@ -1,0 +1,61 @@
+"""Copies within one device's memory: what is read and what is written both count, as in the datasheet's rate.
+
+Every word is random, known to the host, and compared there after the timing, each. Standard library and torch only,
+Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+MIB = 1 << 20
+SIZES = {"cuda": (1024 * MIB, 256 * MIB, 64 * MIB), "cpu": (64 * MIB, 16 * MIB, 256 * MIB)}
+"""Of one buffer. With its copy each is larger than the cache, or takes turns with others so that all together are."""
+
+
+def main(child: Any, job: dict[str, Any], method: Any) -> None:
+    target = job["target"]
+    clock = method.Clock(job["share_s"])
+    device = method.open_device(child, job, target)
+    words = method.Words(seed=job["seed"])
+    sizes = SIZES[device.kind]
+    for at, size in enumerate(sizes):
+        case = f"copy {size // MIB} MiB"
+        child.step(case, target)
+        try:
+            one(child, target, method, device, words, case, size, clock.part_s(len(sizes) - at))
+        except method.NoTime:
+            method.leave_out(child, target, case, "no time")
+        except RuntimeError as error:
+            if not method.out_of_memory(error):
+                raise
+            method.leave_out(child, target, case, "not enough memory")
+
+
+def one(child: Any, target: str, method: Any, device: Any, words: Any, case: str, size: int, part_s: float) -> None:
+    count = method.sets_beyond_cache(device, 2 * size)
+    if 2 * size * count > device.free_bytes():
+        method.leave_out(child, target, case, "not enough memory")
+        return
+    if part_s <= 0:
+        raise method.NoTime("nothing left")
+    sources = [torch.empty(size // 8, dtype=torch.int64, device=device.torch) for _ in range(count)]
+    copies = [torch.full_like(source, -1) for source in sources]
+    for source in sources:
+        words.fill(source)
+    seconds = method.seconds_of(lambda at: copies[at % count].copy_(sources[at % count]), device, part_s)
+    wrong = sum(words.wrong(copy) for copy in copies)
+    method.say(
+        child,
+        target,
+        case,
+        seconds=seconds,
+        amount=2.0 * size,
+        unit="B",
+        verified=not wrong,
+        wrong=f"{wrong} words differ" if wrong else "",
+        size_bytes=size,
+        buffers=count,
+    )

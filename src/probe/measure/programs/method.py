@@ -1,0 +1,258 @@
+"""How every program times: warm-up, device events, whole samples, and a share of time for each case.
+
+::
+
+    warm up ----> one call takes about t ----> calls per sample, samples
+                  (GPU: t < LAUNCH_BOUND_S: the calls of a sample become one CUDA graph)
+    |event| call call call |event| call call call |event| ...       seconds per call, one number a sample
+
+On a GPU the clock is the device's (CUDA events), and the host is ahead of it, so that no launch is in a sample; small
+work, which the host cannot be ahead of, is replayed as a graph. On a CPU the clock is `time.perf_counter`.
+Standard library and torch only, Python >= 3.9.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+SAMPLE_S = 2e-4
+"""The least that one sample lasts: a CUDA event has a resolution of 0.5 us (CUDA runtime API, cudaEventElapsedTime)."""
+LAUNCH_BOUND_S = 1e-4
+"""Below this the host may not be ahead of the GPU: a call of torch costs it 5 to 10 us, more on a busy host."""
+MOST_GRAPH_CALLS = 100
+WARM_UP_S = 0.25
+"""Clocks of an idle GPU rise within tens of milliseconds; cuBLAS loads its kernels at the first call."""
+FEWEST, MOST = 5, 200
+"""Samples of one case. With fewer there is no 5th percentile to speak of; more says nothing new."""
+PATIENCE = 4.0
+"""A case may take so many times its part of the share: the parts of those that took less have made room."""
+MOST_S = 1.0
+"""Of one case: so that a long `--time` does not heat the machine for nothing."""
+CACHE_BYTES = 64 << 20
+"""Where the cache's size is not known: more than the L2 of an H100 (50 MiB). Of a CPU's last cache no more is counted:
+it is shared by more cores than ours, and a few of its cores' worth of memory must be enough."""
+
+
+class NoTime(Exception):
+    """What is left of the share does not hold this case."""
+
+
+class Clock:
+    """The share of one program: seconds from its own start, never a clock's value from another process."""
+
+    def __init__(self, share_s: float) -> None:
+        self._until = time.perf_counter() + share_s
+
+    def left_s(self) -> float:
+        return max(0.0, self._until - time.perf_counter())
+
+    def part_s(self, cases_left: int) -> float:
+        """What one of so many cases may take."""
+        return min(MOST_S, self.left_s() / max(1, cases_left))
+
+
+class Device(NamedTuple):
+    """What is measured on."""
+
+    kind: str
+    """"cuda" or "cpu"."""
+    number: int = 0
+
+    @property
+    def torch(self) -> torch.device:
+        return torch.device(self.kind, self.number) if self.kind == "cuda" else torch.device("cpu")
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.kind == "cuda"
+
+    def synchronize(self) -> None:
+        if self.is_cuda:
+            torch.cuda.synchronize(self.number)
+
+    def cache_bytes(self) -> int:
+        """Of the last cache before memory."""
+        if self.is_cuda:
+            return int(getattr(torch.cuda.get_device_properties(self.number), "L2_cache_size", 0)) or CACHE_BYTES
+        try:
+            with open("/sys/devices/system/cpu/cpu0/cache/index3/size") as file:
+                return min(int(file.read().strip().rstrip("K")) << 10, CACHE_BYTES)
+        except (OSError, ValueError):
+            return CACHE_BYTES
+
+    def free_bytes(self) -> int:
+        """What may be allocated, with a tenth left alone."""
+        if self.is_cuda:
+            return int(torch.cuda.mem_get_info(self.number)[0] * 0.9)
+        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 0.5)
+
+
+def open_device(child: Any, job: dict[str, Any], target: str = "") -> Device:
+    """The device of this process, with what it says of itself as the record "device"."""
+    if job["device"] == "cpu":
+        torch.set_num_threads(int(job.get("threads", 1)))
+        child.say("device", target, threads=torch.get_num_threads())
+        return Device("cpu")
+    index = int(job.get("index", 0))
+    child.step("cuda context", target)
+    torch.cuda.set_device(index)
+    torch.zeros(1, device="cuda").item()
+    properties = torch.cuda.get_device_properties(index)
+    child.say(
+        "device",
+        target,
+        name=properties.name,
+        sms=properties.multi_processor_count,
+        capability="{}.{}".format(*torch.cuda.get_device_capability(index)),
+        l2_bytes=int(getattr(properties, "L2_cache_size", 0)),
+        memory_bytes=properties.total_memory,
+    )
+    return Device("cuda", index)
+
+
+def seconds_of(
+    call: Callable[[int], Any], device: Device, part_s: float, *, warm_up_s: float = WARM_UP_S
+) -> list[float]:
+    """Seconds per call, a number a sample; `call` is given a running number, for buffers that take turns.
+
+    Raises NoTime where `part_s` does not hold `FEWEST` samples.
+    """
+    one_s = warm_up(call, device, min(warm_up_s, part_s / 3))
+    if one_s * FEWEST > part_s * PATIENCE:
+        raise NoTime(f"{FEWEST} samples of {one_s:.3f} s do not fit in {part_s:.2f} s")
+    calls = max(1, math.ceil(SAMPLE_S / one_s))
+    samples = max(FEWEST, min(MOST, int(part_s * 0.7 / (one_s * calls))))
+    if device.is_cuda and one_s < LAUNCH_BOUND_S:
+        calls = min(MOST_GRAPH_CALLS, max(calls, 10))
+        replay = graph_of(lambda: [call(i) for i in range(calls)])
+        return [seconds / calls for seconds in events(lambda _: replay(), device, samples, 1)]
+    return events(call, device, samples, calls) if device.is_cuda else by_clock(call, samples, calls)
+
+
+def warm_up(call: Callable[[int], Any], device: Device, seconds: float) -> float:
+    """Call for about so long; how long one call takes, by the host's clock over the last half of the calls.
+
+    The first call is not counted: it loads kernels, and may take a hundred times as long.
+    """
+    call(0)
+    device.synchronize()
+    began, done, batch, one_s = time.perf_counter(), 1, 1, 0.0
+    while True:
+        start = time.perf_counter()
+        for _ in range(batch):
+            call(done)
+            done += 1
+        device.synchronize()
+        now = time.perf_counter()
+        one_s = max((now - start) / batch, 1e-9)
+        if now - began + 2 * batch * one_s > seconds:
+            return one_s
+        batch *= 2
+
+
+def events(call: Callable[[int], Any], device: Device, samples: int, calls: int) -> list[float]:
+    """Seconds per call by CUDA events: one before the first sample and one after each."""
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(samples + 1)]
+    device.synchronize()
+    at = 0
+    marks[0].record()
+    for mark in marks[1:]:
+        for _ in range(calls):
+            call(at)
+            at += 1
+        mark.record()
+    device.synchronize()
+    return [before.elapsed_time(after) / 1e3 / calls for before, after in zip(marks, marks[1:])]
+
+
+def by_clock(call: Callable[[int], Any], samples: int, calls: int) -> list[float]:
+    found, at = [], 0
+    for _ in range(samples):
+        began = time.perf_counter()
+        for _ in range(calls):
+            call(at)
+            at += 1
+        found.append((time.perf_counter() - began) / calls)
+    return found
+
+
+def graph_of(work: Callable[[], Any], **options: Any) -> Callable[[], None]:
+    """`work` as one CUDA graph; what is captured must not allocate, and has run before."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, **options):
+        work()
+    replay: Callable[[], None] = graph.replay
+    replay()
+    torch.cuda.synchronize()
+    return replay
+
+
+def sets_beyond_cache(device: Device, bytes_each: int, most: int = 64) -> int:
+    """How many sets of buffers must take turns so that none is still in the cache when its turn comes again."""
+    return max(1, min(most, math.ceil(2 * device.cache_bytes() / max(1, bytes_each))))
+
+
+# ---- words to copy ---------------------------------------------------------------------------------------------------
+
+BLOCK_WORDS = 1 << 20
+"""8 MiB of random words on the host, of which every larger buffer is made: with another xor for each repetition."""
+
+
+class Words:
+    """Buffers of random 64-bit words whose every word the host knows: none is zero for long, none compresses."""
+
+    def __init__(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._block = torch.randint(-(2**63), 2**63 - 1, (BLOCK_WORDS,), dtype=torch.int64, generator=generator)
+
+    def fill(self, words: torch.Tensor) -> None:
+        """Make `words` (int64, any length, on any device) what `wrong` expects."""
+        block = self._block.to(words.device)
+        for start in range(0, words.numel(), BLOCK_WORDS):
+            part = words[start : start + BLOCK_WORDS]
+            torch.bitwise_xor(block[: part.numel()], start * ODD, out=part)
+
+    def wrong(self, words: torch.Tensor) -> int:
+        """How many differ, compared on the host, each."""
+        count = 0
+        for start in range(0, words.numel(), BLOCK_WORDS):
+            part = words[start : start + BLOCK_WORDS].cpu()
+            count += int(torch.count_nonzero(part != (self._block[: part.numel()] ^ (start * ODD))))
+        return count
+
+
+ODD = 0x9E3779B1
+"""2^32 over the golden ratio, odd: the xor of no two repetitions is the same."""
+
+
+def say(
+    child: Any,
+    target: str,
+    case: str,
+    *,
+    seconds: Sequence[float],
+    amount: float,
+    unit: str,
+    verified: bool,
+    wrong: str = "",
+    **data: Any,
+) -> None:
+    """One case: seconds per call, and how much of `unit` (FLOP, B or s) one call does."""
+    rounded = [float(f"{value:.7g}") for value in seconds]
+    child.say(
+        "result", target, text=wrong, case=case, seconds=rounded, amount=amount, unit=unit, verified=verified, data=data
+    )
+
+
+def leave_out(child: Any, target: str, case: str, why: str) -> None:
+    child.say("left", target, text=why, case=case)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    return "out of memory" in str(error)

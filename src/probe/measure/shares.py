@@ -1,0 +1,55 @@
+"""Which programs there are, and how they share the time. Pure.
+
+The time that a program leaves over falls to those after it.
+"""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from msgspec import Struct
+
+
+class Entry(Struct, frozen=True):
+    """One program of the list."""
+
+    name: str
+    weight: float
+    """Of the time that is left, against the weights of the programs that follow."""
+    least_s: float
+    """With less than this it is not started: ``skip: no time``."""
+    what: str
+    torch: bool = True
+    """Forked from the process that has imported torch."""
+    together: bool = False
+    """All GPUs at once in ranks of one group, or in one process: needs two of them."""
+    gpu_only: bool = False
+
+
+ENTRIES = (
+    Entry("startup", 12, 0.5, "start-up phases of a program that uses torch", torch=False),
+    Entry("checks", 9, 0.5, "what each check of probe check costs", torch=False),
+    Entry("matmul", 30, 0.5, "matrix products by dtype and size"),
+    Entry("memory", 9, 0.3, "copies within device memory"),
+    Entry("host", 12, 0.5, "copies between pinned host memory and the GPU", gpu_only=True),
+    Entry("peer", 10, 0.5, "copies between every ordered pair of GPUs", together=True),
+    Entry("collective", 40, 1.0, "collectives over all GPUs of this host", together=True),
+)
+"""The weights are what each takes on one H100 with everything measured, and for the last two on eight."""
+BY_NAME = {entry.name: entry for entry in ENTRIES}
+
+
+def chosen(only: Sequence[str], skip: Sequence[str]) -> tuple[Entry, ...]:
+    """Those that `only` names, if it names any, without those of `skip`; both are names or globs."""
+    wanted = [entry for entry in ENTRIES if not only or named(entry.name, only)]
+    return tuple(entry for entry in wanted if not named(entry.name, skip))
+
+
+def named(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def share_s(entry: Entry, following: Iterable[Entry], left_s: float) -> float:
+    """Of the seconds that are left, those of `entry`; 0 where it could do nothing with them."""
+    weights = entry.weight + sum(other.weight for other in following)
+    share = left_s * entry.weight / weights
+    return share if share >= entry.least_s else 0.0

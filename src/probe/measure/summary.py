@@ -1,0 +1,57 @@
+"""Seconds per call, a number a sample -> what is reported of a case. Pure."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
+
+from msgspec import Struct
+
+BLOCKS = 10
+"""Consecutive parts of the samples. Neighbours in time are alike (clocks, heat, other work), so scatter is taken
+between parts and not between samples; ten are enough for Student's t to be near its best."""
+
+SCALES = {"FLOP": (1e12, "TFLOP/s"), "B": (1e9, "GB/s")}
+
+
+class Summary(Struct, frozen=True):
+    unit: str
+    median: float
+    p5: float
+    p95: float
+    n: int
+    blocks: tuple[float, ...]
+
+
+def summarise(seconds: Sequence[float], amount: float, unit: str) -> Summary:
+    """`amount` of `unit` ("FLOP", "B") is done in each call, and rates are reported; "s": seconds are."""
+    scale, shown = SCALES.get(unit, (1.0, "s"))
+    values = list(seconds) if unit == "s" else [amount / scale / max(each, 1e-12) for each in seconds]
+    ordered = sorted(values)
+    return Summary(
+        shown,
+        significant(median(ordered)),
+        significant(quantile(ordered, 0.05)),
+        significant(quantile(ordered, 0.95)),
+        len(values),
+        tuple(significant(median(part)) for part in parts(values)),
+    )
+
+
+def quantile(ordered: Sequence[float], fraction: float) -> float:
+    """Between the two nearest values, linearly (definition 7 of Hyndman and Fan, 1996)."""
+    place = fraction * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def parts(values: Sequence[float]) -> list[Sequence[float]]:
+    """At most `BLOCKS` consecutive parts of nearly equal length, none empty."""
+    count = min(BLOCKS, len(values))
+    cuts = [round(at * len(values) / count) for at in range(count + 1)]
+    return [values[start:stop] for start, stop in pairwise(cuts)]
+
+
+def significant(value: float) -> float:
+    """Six digits: no timing has more."""
+    return float(f"{value:.6g}")
