@@ -43,11 +43,10 @@ class Meter:
         """When the first record of that key came, once it has."""
         return lambda: self._firsts.get((process, key))
 
-    def wait_for_another(self, talk: Talk, left_s: float) -> None:
-        """So that the last program too has a reading after it."""
-        if self.readings:
-            have = len(self.readings)
-            talk.until(lambda: len(self.readings) > have, time.monotonic() + min(ANOTHER_S, left_s))
+    def wait_for_another(self, talk: Talk, left_s: float, vain: Callable[[], bool] = lambda: False) -> None:
+        """So that the first program has a reading before it and the last one after it; unless it is `vain`."""
+        have = len(self.readings)
+        talk.until(lambda: len(self.readings) > have or vain(), time.monotonic() + min(ANOTHER_S, left_s))
 
     def with_link_seen(self, gpu: Gpu) -> Gpu:
         """The PCIe link at its best: at rest it runs at a lower generation."""

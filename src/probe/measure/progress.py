@@ -6,13 +6,15 @@ Without a terminal nothing is written. rich refreshes from here, not from a thre
 import os
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any, cast
 
 from probe.measure.model import Done
 from probe.measure.shares import Entry
 from probe.output import write
 
 STDERR = 2
+HELD_S = 0.02
+"""How long a terminal that does not take it holds up one piece of progress."""
 
 
 class Progress:
@@ -52,8 +54,21 @@ class Progress:
             self._bar, self._task, self._on = None, None, False
 
 
+class Sink:
+    """stderr for rich: a terminal that is held (Ctrl-S) must not hold the run."""
+
+    def write(self, text: str) -> int:
+        write(STDERR, text.encode("utf-8", "replace"), time.monotonic() + HELD_S)
+        return len(text)
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return True
+
+
 def _bar() -> Any:
-    """rich's, started; None where rich is not installed."""
+    """Bars of rich, started; None where rich is not installed."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -61,6 +76,18 @@ def _bar() -> Any:
     except ImportError:
         return None
     columns = (TextColumn("{task.description:<70.70}"), BarColumn(bar_width=30), TimeElapsedColumn())
-    bars = Bars(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
+    bars = Bars(
+        *columns,
+        console=Console(file=cast("IO[str]", Sink()), force_terminal=True, width=_width()),
+        auto_refresh=False,
+        transient=True,
+    )
     bars.start()
     return bars
+
+
+def _width() -> int:
+    try:
+        return os.get_terminal_size(STDERR).columns or 80
+    except OSError:
+        return 80

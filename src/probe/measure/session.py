@@ -61,7 +61,7 @@ GRACE = 1.5
 """A program that takes so many times its share, and `GRACE_S`, hangs: verification is not in what it plans."""
 GRACE_S = 4.0
 FORK_S = 0.6
-"""Of each share: until a forked process has its context (measured on an H100: 0.46 s)."""
+"""Of each share: until a forked process has its context (on an H100: 0.46 s; without one, on a busy core, 0.3)."""
 LOCK_WAIT_S, LOCK_POLL_S = 1.0, 0.05
 """As long as `probe check` waits for it."""
 MOST_REPEATS = 5
@@ -141,7 +141,8 @@ class Session:
         entries = self.request.entries
         for at, entry in enumerate(entries):
             self._run(entry, [other for other in entries[at + 1 :] if not self._does_not_apply(other)])
-        self.meter.wait_for_another(self.talk, self.budget.left_s(self.budget.kill_s))
+        if self.meter.readings:
+            self.meter.wait_for_another(self.talk, self.budget.left_s(self.budget.kill_s))
         self.leave("")
         raise AssertionError("unreachable: leave does not return")
 
@@ -228,7 +229,8 @@ class Session:
             return
         every_s = max(0.25, self.request.time_s / 500)
         job = {"watch": [gpu.uuid for gpu in self.gpus], "every_s": every_s}
-        self._start("nvml", job, worker="meter", environment={"CUDA_VISIBLE_DEVICES": None})
+        meter = self._start("nvml", job, worker="meter", environment={"CUDA_VISIBLE_DEVICES": None})
+        self.meter.wait_for_another(self.talk, self._left_s(), lambda: self.talk.heard[meter].exit is not None)
 
     # -- one program --------------------------------------------------------------------------------------------------
 
@@ -447,7 +449,7 @@ class Session:
 
     def _times(self, share_s: float) -> tuple[float, float]:
         """Of a share: what the child may plan with, and after which time it is killed."""
-        left_s = max(0.2, share_s - (FORK_S if self.gpus else 0.05))
+        left_s = max(0.2, share_s - FORK_S)
         return left_s, left_s * GRACE + GRACE_S
 
     def _on_each(self, program: str, share_s: float) -> str:

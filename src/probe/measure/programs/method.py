@@ -48,6 +48,19 @@ class Clock:
 
     def __init__(self, share_s: float) -> None:
         self._until = time.perf_counter() + share_s
+        self._cost = 0.0
+        self._amount = 0.0
+        self._began = 0.0
+
+    def begin(self, amount: float) -> None:
+        """A case of so much (bytes, say) begins; raises NoTime where by what the last one cost it does not fit."""
+        if self.left_s() <= self._cost * amount:
+            raise NoTime("by what the case before took")
+        self._amount, self._began = amount, time.perf_counter()
+
+    def end(self, sampled_s: float) -> None:
+        """It has ended; what was not sampling is what a case costs in any case: buffers, warm-up, verification."""
+        self._cost = max(0.0, time.perf_counter() - self._began - sampled_s) / self._amount
 
     def left_s(self) -> float:
         return max(0.0, self._until - time.perf_counter())

@@ -1,0 +1,204 @@
+"""What is a regression: by the statistic itself, and over a thousand synthetic runs."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from probe.config import UsageError
+from probe.measure import baseline
+from probe.measure import json as bench_json
+from probe.measure.model import Bench, Change, Comparison
+from tests.measure import samples
+
+TOLERANCE = 0.05
+REPORTS = 1000
+
+
+def compared(before: Bench, after: Bench, tolerance: float = TOLERANCE) -> Comparison:
+    return baseline.compare(before, after, "/some/where/base.json", tolerance)
+
+
+def verdicts(found: Comparison) -> dict[str, str]:
+    return {f"{change.program} {change.case}": change.verdict for change in found.changes}
+
+
+# ---- the statistic ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tail", "freedom", "expected"),
+    [
+        (0.01, 1, 31.8205),
+        (0.01, 2, 6.9646),
+        (0.01, 3, 4.5407),
+        (0.01, 10, 2.7638),
+        (1e-4, 18, 4.6480),
+        (1e-4, 4, 13.0337),
+    ],
+)
+def test_the_quantiles_of_student_are_those_of_the_tables(tail: float, freedom: int, expected: float) -> None:
+    assert pytest.approx(expected, rel=1e-4) == baseline.student(tail, freedom)
+
+
+def alarms(reports: int, **how: float) -> int:
+    """Whole reports with an alarm, of so many runs of one machine, each against the one before."""
+    runs = (samples.run(1, seed=seed, **how) for seed in range(reports + 1))  # type: ignore[arg-type]
+    return sum(compared(before, after).regressions > 0 for before, after in pairwise(runs))
+
+
+def test_no_shift_raises_an_alarm_in_at_most_one_of_a_hundred_whole_reports() -> None:
+    """1,000 reports: every case of a report counts, and an alarm in any of them is a false one."""
+    assert alarms(REPORTS, noise=0.01, samples=15) <= REPORTS / 100
+
+
+@pytest.mark.parametrize(("noise", "drift"), [(0.10, 0.0), (0.25, 0.0), (0.02, 0.10)])
+def test_noise_beyond_the_tolerance_is_not_taken_for_a_shift(noise: float, drift: float) -> None:
+    """Scatter of a shared machine, and a machine that grows slower within each case, in every run alike."""
+    assert alarms(100, noise=noise, drift=drift) <= 1
+
+
+def test_a_shift_of_three_points_past_the_tolerance_is_found() -> None:
+    """Under 1 % noise, each in at least 99 of 100 runs; and nothing else of the report is blamed."""
+    shifted = ("matmul bf16 8192", "memory copy 1024 MiB", "host to host 256 MiB")
+    slower = dict.fromkeys(shifted, 1 / (1 - TOLERANCE - 0.03))
+    found: Counter[str] = Counter()
+    runs = 300
+    for seed in range(runs):
+        result = compared(samples.run(1, seed=2 * seed), samples.run(1, seed=2 * seed + 1, slower=slower))
+        found.update(name for name, verdict in verdicts(result).items() if verdict == "regression")
+    assert min(found[name] for name in shifted) >= 0.99 * runs
+    assert sum(found[name] for name in found.keys() - set(shifted)) <= runs / 100
+
+
+def test_a_shift_within_the_tolerance_is_none() -> None:
+    found = compared(samples.run(1, seed=1), samples.run(1, seed=2, slower={"matmul bf16 8192": 1.04}))
+    assert verdicts(found)["matmul bf16 8192"] == "same"
+
+
+def test_a_gain_is_said_and_is_no_alarm() -> None:
+    found = compared(samples.run(1, seed=1), samples.run(1, seed=2, slower={"matmul bf16 8192": 0.8}))
+    assert verdicts(found)["matmul bf16 8192"] == "better"
+    assert found.regressions == 0
+
+
+def test_the_change_says_which_case_and_by_how_much() -> None:
+    found = compared(samples.run(1, seed=1), samples.run(1, seed=2, slower={"memory copy 256 MiB": 1.25}))
+    first = found.changes[0]
+    assert (first.program, first.case, first.verdict) == ("memory", "copy 256 MiB", "regression")
+    assert first.change == pytest.approx(-0.20, abs=0.01)
+    assert first.noise is not None
+    assert 0 < first.noise < 0.03
+
+
+def test_seconds_that_rise_are_a_regression_and_seconds_that_fall_are_not() -> None:
+    worse = compared(samples.run(1, seed=1), samples.run(1, seed=2, slower={"checks whole run": 2.0}))
+    better = compared(samples.run(1, seed=1), samples.run(1, seed=2, slower={"checks whole run": 0.5}))
+    assert verdicts(worse)["checks whole run"] == "regression"
+    assert verdicts(better)["checks whole run"] == "better"
+
+
+def test_what_differs_from_run_to_run_anyway_is_allowed_more() -> None:
+    """An import of torch took 3.0 to 4.7 s on one and the same host."""
+    found = compared(samples.run(1, seed=1), samples.run(1, seed=2, slower={"startup import torch": 1.4}))
+    assert verdicts(found)["startup import torch"] == "same"
+
+
+def test_too_few_samples_are_not_judged() -> None:
+    found = compared(samples.run(1, samples=2), samples.run(1, samples=2, slower={"matmul bf16 8192": 3.0}))
+    assert verdicts(found)["matmul bf16 8192"] == "unjudged"
+    assert found.regressions == 0
+
+
+def test_cases_of_one_run_only_are_named_and_not_judged() -> None:
+    whole = samples.run(1)
+    part = replace(whole, results=whole.results[:-1])
+    assert "gone" in verdicts(compared(whole, part)).values()
+    assert "new" in verdicts(compared(part, whole)).values()
+
+
+def test_a_gpu_is_compared_with_the_one_in_its_place() -> None:
+    """A GPU that was exchanged has another UUID."""
+    before = samples.run(2, seed=1)
+    gpus = tuple(replace(gpu, uuid=f"GPU-new-{at}") for at, gpu in enumerate(before.provenance.gpus))
+    renamed = {old.target: new.target for old, new in zip(before.provenance.gpus, gpus, strict=True)}
+    results = tuple(replace(one, target=renamed.get(one.target, one.target)) for one in samples.run(2, seed=2).results)
+    after = replace(before, provenance=replace(before.provenance, gpus=gpus), results=results)
+    assert {"same"} == set(verdicts(compared(before, after)).values())
+
+
+def test_more_cases_ask_for_more_evidence() -> None:
+    blocks = (1.0, 1.01, 0.99, 1.02, 0.98)
+    assert baseline.chance(blocks, blocks, 1) < baseline.chance(blocks, blocks, 100)
+
+
+def test_no_scatter_is_no_noise() -> None:
+    assert baseline.chance((2.0, 2.0, 2.0), (2.0, 2.0, 2.0), 10) == 0.0
+
+
+def test_the_noise_is_a_fraction_and_the_change_too() -> None:
+    before, after = samples.run(1, seed=1), samples.run(1, seed=2)
+    judged: list[Change] = [change for change in compared(before, after).changes if change.noise is not None]
+    assert all(0 <= (change.noise or 0) < 1 and math.isfinite(change.change or 0) for change in judged)
+
+
+# ---- what may be compared --------------------------------------------------------------------------------------------
+
+
+def test_a_saved_run_reads_back_as_it_was(tmp_path: Path) -> None:
+    made, path = samples.run(2), tmp_path / "base.json"
+    path.write_bytes(bench_json.encode(made))
+    assert made == baseline.read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"not json", "no result of probe bench"),
+        (b'{"schema":"probe.report/1"}', "no result of probe bench"),
+        (b"", "no res"),
+    ],
+)
+def test_what_is_no_baseline_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "base.json"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=words):
+        baseline.read(str(path))
+
+
+def test_a_result_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "base.json"
+    path.write_bytes(bench_json.encode(replace(samples.run(1), schema="probe.bench/2")))
+    with pytest.raises(UsageError, match=r"probe\.bench/2"):
+        baseline.read(str(path))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        baseline.read(str(tmp_path / "none.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"cpu": "Another CPU"}, "CPU"),
+        ({"device": "cpu", "gpus": ()}, "device"),
+        ({"gpus": (samples.h100(0), samples.h100(1))}, "GPUs"),
+        ({"gpus": (replace(samples.h100(), name="NVIDIA H200"),)}, "NVIDIA H200"),
+        ({"gpus": (replace(samples.h100(), memory_bytes=40 << 30),)}, "40 GiB"),
+    ],
+)
+def test_other_hardware_is_refused_by_name(change: dict[str, object], named: str) -> None:
+    before = samples.run(1)
+    with pytest.raises(UsageError, match=named):
+        baseline.refuse_other_hardware(before, replace(before.provenance, **change), "base.json")
+
+
+def test_a_sister_machine_and_another_driver_are_compared_and_the_driver_is_named() -> None:
+    before = samples.run(1)
+    now = replace(before.provenance, driver="590.1", gpus=(replace(samples.h100(), uuid="GPU-other"),), cores=64)
+    baseline.refuse_other_hardware(before, now, "base.json")
+    assert baseline.differences(before.provenance, now) == ("driver: 580.159.04 -> 590.1",)

@@ -1,0 +1,229 @@
+"""What runs in the children: it finds what is wrong, plans within its share, and reckons as nccl-tests does."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import probe.measure
+
+PROGRAMS = Path(probe.measure.__file__).parent / "programs"
+
+
+def load(name: str) -> ModuleType:
+    """As a child does: by its path."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", PROGRAMS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+method, matmul, memory, collective, host = map(load, ("method", "matmul", "memory", "collective", "host"))
+CPU = method.Device("cpu")
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+
+    def step(self, name: str, target: str = "") -> None: ...
+
+    def say(self, key: str, target: str = "", **data: Any) -> None:
+        self.said.append({"key": key, "target": target, **data})
+
+    def of(self, key: str) -> list[dict[str, Any]]:
+        return [one for one in self.said if one["key"] == key]
+
+
+# ---- matrix products -------------------------------------------------------------------------------------------------
+
+
+def product(kind: Any, size: int = 300) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(7)
+    left, right = matmul.inputs(size, kind, CPU), matmul.inputs(size, kind, CPU)
+    return left, right, torch.mm(left, right)
+
+
+KINDS = [kind for kind in matmul.KINDS if kind.name != "tf32"]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_right_product_is_right(kind: Any) -> None:
+    assert matmul.compare(*product(kind), None, kind) == ""
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_a_wrong_word_among_the_sampled_is_found(kind: Any) -> None:
+    """256 of 300 rows and columns are sampled: a wrong row cannot be missed, a wrong word can; hence the next test."""
+    left, right, result = product(kind)
+    result[:, 5] *= 1.05
+    result[5, :] *= 1.05
+    assert "are not the product" in matmul.compare(left, right, result, None, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_one_flipped_bit_anywhere_is_found_against_the_result_before(kind: Any) -> None:
+    left, right, result = product(kind)
+    before = result.clone()
+    word = torch.int16 if result.element_size() == 2 else torch.int32
+    result.view(word)[123, 45] ^= 1
+    assert matmul.compare(left, right, result, before, kind) == "1 words differ from what the same call gave before"
+
+
+def test_a_result_of_nothing_is_wrong() -> None:
+    left, right, result = product(matmul.KINDS[3])
+    assert matmul.compare(left, right, torch.full_like(result, float("nan")), None, matmul.KINDS[3])
+    assert matmul.compare(left, right, torch.zeros_like(result), None, matmul.KINDS[3])
+
+
+@pytest.mark.parametrize("kind", matmul.KINDS, ids=lambda kind: kind.name)
+def test_inputs_are_random_in_every_bit_and_never_zero(kind: Any) -> None:
+    made = matmul.inputs(256, kind, CPU)
+    assert made.dtype == kind.dtype
+    assert int(torch.count_nonzero(made)) == made.numel()
+    magnitudes = made.double().abs()
+    assert 1 <= float(magnitudes.min())
+    assert float(magnitudes.max()) <= 2
+    assert 0.45 < float((made > 0).double().mean()) < 0.55
+    fraction = (magnitudes - 1) * 2 ** (kind.input_bits - 1)
+    if kind.input_bits < 24:
+        assert torch.equal(fraction, fraction.round())
+        assert 0.4 < float((fraction.long() & 1).double().mean()) < 0.6
+
+
+def test_a_product_that_would_take_seconds_is_left_out_by_what_the_smaller_took() -> None:
+    assert matmul.too_slow((512, 0.1), 1024, 0.5)
+    assert not matmul.too_slow((512, 0.01), 1024, 0.5)
+    assert not matmul.too_slow(None, 1024, 0.5)
+
+
+# ---- copies ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_word_of_a_copy_is_known_and_a_wrong_one_is_found() -> None:
+    words = method.Words(seed=1)
+    made = torch.empty(method.BLOCK_WORDS * 2 + 77, dtype=torch.int64)
+    words.fill(made)
+    assert words.wrong(made) == 0
+    made[-1] ^= 1
+    made[3] ^= 1 << 62
+    assert words.wrong(made) == 2
+
+
+def test_no_two_repetitions_are_alike_and_none_is_zero() -> None:
+    made = torch.empty(method.BLOCK_WORDS * 2, dtype=torch.int64)
+    method.Words(seed=1).fill(made)
+    assert not torch.equal(made[: method.BLOCK_WORDS], made[method.BLOCK_WORDS :])
+    assert int(torch.count_nonzero(made)) == made.numel()
+
+
+def test_a_copy_that_does_nothing_is_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = Listener()
+    monkeypatch.setattr(torch.Tensor, "copy_", lambda self, other, **options: self)
+    memory.one(listener, "", method, CPU, method.Words(1), "copy", 1 << 20, 0.5)
+    (result,) = listener.of("result")
+    assert result["verified"] is False
+    assert result["text"].endswith("words differ")
+
+
+def test_buffers_take_turns_beyond_the_cache() -> None:
+    assert method.sets_beyond_cache(CPU, 1 << 20) * (1 << 20) >= min(2 * CPU.cache_bytes(), 64 << 20)
+    assert method.sets_beyond_cache(CPU, 1 << 40) == 1
+
+
+@pytest.mark.parametrize(("part", "expected"), [("3", {3}), ("0-3", {0, 1, 2, 3})])
+def test_cpu_lists_of_the_kernel(part: str, expected: set[int]) -> None:
+    assert set(host.range_of(part)) == expected
+
+
+# ---- the method ------------------------------------------------------------------------------------------------------
+
+
+def test_a_case_that_does_not_fit_its_part_is_no_time() -> None:
+    def slow(_: int) -> None:
+        torch.randn(600, 600).inverse()
+
+    with pytest.raises(method.NoTime):
+        method.seconds_of(slow, CPU, 1e-6)
+
+
+def test_samples_are_whole_and_as_many_as_fit() -> None:
+    buffer = torch.zeros(1000)
+    seconds = method.seconds_of(lambda at: buffer.add_(1), CPU, 0.1, warm_up_s=0.01)
+    assert method.FEWEST <= len(seconds) <= method.MOST
+    assert all(0 < one < 0.1 for one in seconds)
+
+
+def test_the_host_of_a_program_sees_cases_that_had_no_time() -> None:
+    listener = Listener()
+    matmul.main(listener, {"target": "", "device": "cpu", "share_s": 0.0, "threads": 1}, method)
+    assert {one["text"] for one in listener.of("left")} == {"no time"}
+    assert listener.of("result") == []
+
+
+# ---- collectives -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("op", "expected"),
+    [("all_reduce", 1.75), ("all_gather", 0.875), ("reduce_scatter", 0.875), ("all_to_all", 0.875), ("broadcast", 1.0)],
+)
+def test_bus_bandwidth_is_that_of_nccl_tests_for_eight_ranks(op: str, expected: float) -> None:
+    """nccl-tests, doc/PERFORMANCE.md."""
+    assert next(one for one in collective.OPS if one.name == op).factor(8) == expected
+
+
+def test_sizes_are_from_1_kib_to_4_gib() -> None:
+    assert min(collective.SIZES["cuda"]) == 1 << 10
+    assert max(collective.SIZES["cuda"]) == 4 << 30
+    assert len(set(collective.SIZES["cuda"])) == 12
+
+
+class OneRank:
+    """A rank of two, whose partner is played by the test."""
+
+    rank, world = 1, 2
+
+
+def case(op: str, size: int = 4096) -> Any:
+    made = collective.Case(
+        Listener(), method, CPU, OneRank(), next(one for one in collective.OPS if one.name == op), size, {}
+    )
+    made._sent = torch.empty(made.op.sent(made.words, 2))
+    made._got = torch.empty(made.op.received(made.words, 2))
+    made._fill()
+    return made
+
+
+def patterns(made: Any) -> list[torch.Tensor]:
+    """What each rank contributes, whole."""
+    whole = [torch.empty(made.words) for _ in range(2)]
+    for rank, one in enumerate(whole):
+        collective.repeat(made._pattern(rank, torch.device("cpu")), one)
+    return whole
+
+
+RIGHT: dict[str, Callable[[Any], torch.Tensor]] = {
+    "all_reduce": lambda made: patterns(made)[0] + patterns(made)[1],
+    "all_gather": lambda made: torch.cat([one[: made.words // 2] for one in patterns(made)]),
+    "reduce_scatter": lambda made: (patterns(made)[0] + patterns(made)[1])[made.words // 2 :],
+    "all_to_all": lambda made: torch.cat([one[made.words // 2 :] for one in patterns(made)]),
+    "broadcast": lambda made: patterns(made)[0],
+}
+
+
+@pytest.mark.parametrize("op", RIGHT)
+@pytest.mark.parametrize("size", [4096, 4 * (collective.PERIOD * 2 + 10)])
+def test_every_word_of_a_collective_is_verified(op: str, size: int) -> None:
+    made = case(op, size)
+    assert made._wrong() > 0, "before the call nothing may look right"
+    made._got.copy_(RIGHT[op](made))
+    assert made._wrong() == 0
+    made._got[-1] += 1
+    assert made._wrong() == 1

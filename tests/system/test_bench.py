@@ -1,0 +1,286 @@
+"""`probe bench` as people run it: whole, cut short, compared, refused; and nothing is left behind."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probe.measure.model import SCHEMA
+from tests.fakes.scenario import Scenario
+from tests.system.command import ARGV, LATE_S, Command, Ran, fake_torch, finish, validator
+
+HOSTS = Path(__file__).parents[1] / "hosts"
+TIME_S = 16.0
+QUICK = ("--only", "memory", "--time", "12s")
+
+
+def argv(probe: Command, *args: str, device: str = "cpu") -> list[str]:
+    return [*ARGV, "bench", "--device", device, "--state", str(probe.state), *args]
+
+
+def bench(probe: Command, *args: str, **options: Any) -> Ran:
+    return probe.run(argv(probe, *args), **options)
+
+
+def result(path: Path) -> dict[str, Any]:
+    """What a run wrote, which fits the published schema."""
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    validator(SCHEMA).validate(found)
+    return found
+
+
+def program(found: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(dict(one) for one in found["programs"] if one["program"] == name)
+
+
+def test_a_whole_run_on_the_cpu(probe: Command, tmp_path: Path) -> None:
+    """Every program that a CPU can do is there and within the time, and all that has words has the right ones."""
+    ran = bench(probe, "--time", f"{TIME_S:g}s", "--json", str(tmp_path / "a.json"), "--html", str(tmp_path / "a.html"))
+    found = result(tmp_path / "a.json")
+    assert (ran.code, found["exit_code"], found["partial"]) == (0, 0, False), ran
+    assert ran.err == ""
+    assert ran.elapsed_s <= TIME_S + LATE_S
+    status = {one["program"]: one["status"] for one in found["programs"]}
+    assert status.pop("host") == "skip"
+    assert status.keys() == {"startup", "checks", "matmul", "memory", "peer", "collective"}
+    reasons = {one["reason"] for one in found["programs"] if one["program"] != "host"}
+    assert reasons <= {"", "no time"}, found["programs"]  # a loaded machine of 2 cores does not get round to all
+    assert status["startup"] == "done"
+    assert {True} == {one["verified"] for one in found["results"] if one["program"] not in ("startup", "checks")}
+    assert {None} == {one["limit"] for one in found["results"]}
+    assert all(one["p5"] <= one["median"] <= one["p95"] for one in found["results"])
+    assert ran.out.startswith("probe bench: ")
+    assert "plot-startup" in (tmp_path / "a.html").read_text()
+    assert sorted(path.name for path in tmp_path.glob("a.*")) == ["a.html", "a.json"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A baseline of this machine."""
+    folder = tmp_path_factory.mktemp("base")
+    ran = bench(Command(folder / "state"), *QUICK, "--save", str(folder / "base.json"))
+    assert ran.code == 0, ran
+    return folder / "base.json"
+
+
+@pytest.fixture
+def saved(base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(base, tmp_path))
+
+
+def doctored(saved: Path, factor: float, **provenance: object) -> Path:
+    """The same with other rates, without scatter."""
+    found = json.loads(saved.read_bytes())
+    for one in found["results"]:
+        one["median"] *= factor
+        one["blocks"] = [one["median"]] * len(one["blocks"])
+    found["provenance"] |= provenance
+    path = saved.with_name("doctored.json")
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_collectives_over_gloo_are_all_verified(probe: Command, tmp_path: Path) -> None:
+    """The five operations, by three workers; algbw and busbw stand in the ratio of nccl-tests."""
+    path = tmp_path / "a.json"
+    args = ("--only", "collective", "--only", "peer", "--time", "12s", "--json", str(path))
+    ran = probe.run([*ARGV, "bench", "--device", "cpu:3", "--state", str(probe.state), *args])
+    found = result(path)
+    assert ran.code == 0, ran
+    small = [one for one in found["results"] if one["data"].get("size_bytes", 0) < 2048]
+    assert {one["data"]["op"] for one in small} == {
+        "all_reduce",
+        "all_gather",
+        "reduce_scatter",
+        "all_to_all",
+        "broadcast",
+    }
+    assert {True} == {one["verified"] for one in found["results"]}
+    factors = {one["data"]["op"]: one["median"] / one["data"]["algbw_gbps"] for one in small}
+    assert factors["all_reduce"] == pytest.approx(4 / 3, rel=1e-3)
+    assert factors["all_gather"] == pytest.approx(2 / 3, rel=1e-3)
+    assert {one["data"]["ranks"] for one in small} == {3}
+
+
+def test_a_regression_exits_1_and_is_named(probe: Command, saved: Path) -> None:
+    ran = bench(probe, *QUICK, "--compare", str(doctored(saved, 1000.0)), "--tolerance", "20%")
+    assert ran.code == 1, ran
+    assert "regression: memory copy" in ran.out
+
+
+def test_a_gain_exits_0(probe: Command, saved: Path) -> None:
+    ran = bench(probe, *QUICK, "--compare", str(doctored(saved, 0.001)))
+    assert ran.code == 0, ran
+    assert "better: memory copy" in ran.out
+
+
+def test_other_hardware_is_refused_before_anything_is_measured(probe: Command, saved: Path) -> None:
+    ran = bench(probe, *QUICK, "--compare", str(doctored(saved, 1.0, cpu="Another CPU")))
+    assert ran.code == 2
+    assert "other hardware: CPU was Another CPU" in ran.err
+    assert ran.out == ""
+    assert ran.elapsed_s < 5
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--time", "soon"), "no duration"),
+        (("--time", "100ms"), "no duration from 1s"),
+        (("--only", "matmull"), "no program"),
+        (("--tolerance", "lots"), "no percentage"),
+        (("--json", "/no/such/folder/a.json"), "there is no folder"),
+        (("--compare", "/no/such/file"), "cannot be read"),
+        (("--skip", "*"), "nothing is left"),
+        (("--budget", "9s"), "No such option"),
+    ],
+)
+def test_what_is_wrong_with_the_flags_is_said_at_once(probe: Command, args: tuple[str, ...], words: str) -> None:
+    ran = bench(probe, *args)
+    assert ran.code == 2
+    assert words in ran.err
+
+
+def test_programs_without_time_are_skipped_and_that_is_no_failure(probe: Command, tmp_path: Path) -> None:
+    ran = bench(probe, "--time", "1s", "--json", str(tmp_path / "a.json"))
+    found = result(tmp_path / "a.json")
+    assert ran.code in (0, 3), ran  # 3: its one second ended while torch was being imported
+    assert program(found, "startup")["reason"] == "no time"
+    assert ran.elapsed_s <= 1.0 + LATE_S
+
+
+def test_the_result_alone_goes_to_stdout_where_asked(probe: Command) -> None:
+    ran = bench(probe, "--only", "checks", "--time", "6s", "--json", "-")
+    assert json.loads(ran.out)["schema"] == SCHEMA
+    assert ran.code == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_cut_short_keeps_what_is_done(probe: Command, tmp_path: Path, number: int, code: int) -> None:
+    """Once a program's cases are known the signal comes; the file is whole, marked, and holds them."""
+    path = tmp_path / "a.json"
+    words = argv(probe, "--only", "startup", "--only", "collective", "--time", "25s", "--json", str(path))
+    terminal, its_end = pty.openpty()
+    with probe.started(words, start_new_session=True, stderr=its_end) as process:
+        os.close(its_end)
+        wait_for(terminal, b"collective")
+        os.kill(process.pid, number)
+        ran = finish(process)
+    os.close(terminal)
+    found = result(path)
+    assert (ran.code, found["exit_code"], found["partial"]) == (code, code, True)
+    assert program(found, "startup")["status"] == "done"
+    assert program(found, "collective")["status"] == "fail"
+    assert {"startup"} <= {one["program"] for one in found["results"]}
+    assert [path] == list(tmp_path.glob("a.*"))
+
+
+def wait_for(terminal: int, words: bytes) -> None:
+    seen = b""
+    while words not in seen:
+        piece = os.read(terminal, 4096)
+        assert piece
+        seen += piece
+
+
+def test_an_import_that_hangs_costs_the_time_and_no_more(probe: Command, tmp_path: Path) -> None:
+    path = fake_torch(tmp_path / "fake", "import time\ntime.sleep(600)\n")
+    json_path = tmp_path / "a.json"
+    args = ("--time", "4s", "--only", "memory", "--only", "matmul", "--json", str(json_path))
+    ran = bench(probe, *args, env={"PYTHONPATH": path})
+    assert ran.code == 3, ran
+    assert ran.elapsed_s <= 4.0 + LATE_S
+    assert program(result(json_path), "matmul")["reason"].startswith("torch cannot be imported: torch gave no answer")
+
+
+def test_a_program_that_crashes_is_named_and_the_others_go_on(probe: Command, tmp_path: Path) -> None:
+    """A child of ours that is killed by another is `fail`, exit code 3, and the run goes on to its end."""
+    crash = "import os, signal\n__version__ = '2.9'\nos.kill(os.getpid(), signal.SIGSEGV)\n"
+    path = fake_torch(tmp_path / "fake", crash)
+    json_path = tmp_path / "a.json"
+    args = ("--time", "8s", "--only", "checks", "--only", "memory", "--json", str(json_path))
+    ran = bench(probe, *args, env={"PYTHONPATH": path})
+    found = result(json_path)
+    assert (ran.code, program(found, "checks")["status"], program(found, "memory")["status"]) == (3, "done", "fail")
+    assert "SIGSEGV" in ran.out
+
+
+def test_without_torch_nothing_is_measured_by_it(probe: Command, tmp_path: Path) -> None:
+    empty = tmp_path / "python3"
+    empty.symlink_to("/usr/bin/python3")
+    ran = bench(probe, "--time", "6s", "--only", "memory", "--python", str(empty))
+    if ran.code == 0:
+        pytest.skip("the system's own Python has torch")
+    assert ran.code == 3
+    assert "torch not installed" in ran.out
+
+
+def test_a_terminal_that_is_held_holds_nothing_up(probe: Command) -> None:
+    """Progress that nobody reads (Ctrl-S) is dropped, with rich and its bars too."""
+    terminal, its_end = pty.openpty()
+    with probe.started(argv(probe, *QUICK), env={"TERM": "xterm", "COLUMNS": "120"}, stderr=its_end) as process:
+        os.close(its_end)
+        assert finish(process).code == 0
+    os.close(terminal)
+
+
+@pytest.mark.parametrize("rich", [True, False], ids=["rich", "plain"])
+def test_progress_is_shown_on_a_terminal_with_and_without_rich(probe: Command, tmp_path: Path, *, rich: bool) -> None:
+    """Rich is optional: where it cannot be imported each program has a line."""
+    env = {"TERM": "xterm", "COLUMNS": "120"}
+    if not rich:
+        (tmp_path / "rich.py").write_text("raise ImportError('not here')\n")
+        env["PYTHONPATH"] = str(tmp_path)
+    terminal, its_end = pty.openpty()
+    with probe.started(argv(probe, "--only", "checks", "--time", "5s"), env=env, stderr=its_end) as process:
+        os.close(its_end)
+        wait_for(terminal, b"checks: what each check" if rich else b"checks: ")
+        assert finish(process).code in (0, 3)
+    os.close(terminal)
+
+
+# ---- GPU hosts that are not here -------------------------------------------------------------------------------------
+
+
+@pytest.mark.system
+@pytest.mark.cc
+@pytest.mark.parametrize("host", ["busy-process", "busy-memory"])
+def test_a_busy_gpu_is_refused_with_the_evidence(probe: Command, fakes: Path, host: str) -> None:
+    ran = probe.on(Scenario.load(HOSTS / f"{host}.toml"), argv(probe, "--time", "30s", device="auto"), fakes)
+    assert ran.code == 3
+    assert ran.out == ""
+    assert "is busy: " in ran.err
+    assert "--busy test" in ran.err
+
+
+@pytest.mark.system
+@pytest.mark.cc
+def test_a_gpu_that_nvml_does_not_give_is_no_cpu_run(probe: Command, fakes: Path) -> None:
+    """Where GPUs are expected their absence is never measured around."""
+    ran = probe.on(Scenario.load(HOSTS / "nvml-18.toml"), argv(probe, "--time", "30s", device="auto"), fakes)
+    assert ran.code == 3
+    assert "NVML says 18" in ran.err
+
+
+@pytest.mark.system
+@pytest.mark.cc
+def test_the_limits_of_a_gpu_host_are_known_before_torch_is(probe: Command, fakes: Path, tmp_path: Path) -> None:
+    """NVML's part of the provenance, by the real worker; the fake GPU computes nothing, and that is said."""
+    words = argv(probe, "--time", "12s", "--only", "checks", "--json", str(tmp_path / "a.json"), device="auto")
+    ran = probe.on(Scenario.load(HOSTS / "h100x2.toml"), words, fakes)
+    found = result(tmp_path / "a.json")
+    assert ran.code == 0, ran
+    (first, _) = found["provenance"]["gpus"]
+    assert (first["name"], first["pcie_generation"], first["pcie_width"], first["nvlinks"]) == (
+        "NVIDIA H100 80GB HBM3",
+        5,
+        16,
+        18,
+    )
+    (condition, _) = program(found, "checks")["conditions"]
+    assert condition["throttle_reasons_before"] is not None
