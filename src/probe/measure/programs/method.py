@@ -130,18 +130,19 @@ def open_device(child: Any, job: dict[str, Any], target: str = "") -> Device:
 
 
 def seconds_of(
-    call: Callable[[int], Any], device: Device, part_s: float, *, warm_up_s: float = WARM_UP_S
+    call: Callable[[int], Any], device: Device, part_s: float, *, warm_up_s: float = WARM_UP_S, graphs: bool = True
 ) -> list[float]:
     """Seconds per call, a number a sample; `call` is given a running number, for buffers that take turns.
 
-    Raises NoTime where `part_s` does not hold `FEWEST` samples.
+    Without `graphs`, small work is not captured: work on two GPUs cannot be. Raises NoTime where `part_s`, stretched by
+    `PATIENCE`, does not hold `FEWEST` samples.
     """
     one_s = warm_up(call, device, min(warm_up_s, part_s / 3))
     if one_s * FEWEST > part_s * PATIENCE:
         raise NoTime(f"{FEWEST} samples of {one_s:.3f} s do not fit in {part_s:.2f} s")
     calls = max(1, math.ceil(SAMPLE_S / one_s))
     samples = max(FEWEST, min(MOST, int(part_s * 0.7 / (one_s * calls))))
-    if device.is_cuda and one_s < LAUNCH_BOUND_S:
+    if graphs and device.is_cuda and one_s < LAUNCH_BOUND_S:
         calls = min(MOST_GRAPH_CALLS, max(calls, 10))
         replay = graph_of(lambda: [call(i) for i in range(calls)])
         return [seconds / calls for seconds in events(lambda _: replay(), device, samples, 1)]

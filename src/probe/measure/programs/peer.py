@@ -57,7 +57,11 @@ def between_gpus(child: Any, job: dict[str, Any], method: Any) -> None:
         try:
             part_s = min(0.3, clock.part_s(len(todo) - at))
             seconds = method.seconds_of(
-                lambda _, a=a, b=b: arrived[b].copy_(sent[a], non_blocking=True), devices[a], part_s, warm_up_s=0.05
+                lambda _, a=a, b=b: arrived[b].copy_(sent[a], non_blocking=True),
+                devices[a],
+                part_s,
+                warm_up_s=0.05,
+                graphs=False,
             )
         except method.NoTime:
             method.leave_out(child, "", case, "no time")
