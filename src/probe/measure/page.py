@@ -17,7 +17,7 @@ from probe.measure.style import STYLE
 from probe.measure.text import by_case, duration, figure, held_back, notes, say, shown_unit, size_name
 from probe.redact import clean, redact
 
-MOST_CHANGES = 40
+MOST_CHANGES = 30
 MOST_CHECKS = 15
 
 
@@ -99,7 +99,8 @@ def highlights(report: Bench) -> list[tuple[str, Result]]:
         if known is None or better:
             best[f"{one.program} {key}"] = one
     found = [
-        (f"{one.program} {one.case}".replace("memory copy", "copy").replace("_", "-"), one) for one in best.values()
+        (f"{one.program} {one.case}".replace("memory copy", "copy").removeprefix("collective ").replace("_", "-"), one)
+        for one in best.values()
     ]
     pairs = [one for one in report.results if one.program == "peer"]
     if pairs:
@@ -123,16 +124,11 @@ def against_baseline(report: Bench) -> str:
     found = report.comparison
     if found is None:
         return ""
-    judged = [change for change in found.changes if change.noise is not None]
+    judged = [change for change in most_changed(found.changes) if change.noise is not None]
     judged.sort(key=lambda change: (change.verdict == "same", change.change))
-    places = (
-        {gpu.target: f", GPU {at}" for at, gpu in enumerate(report.provenance.gpus)}
-        if report.provenance.gpus[1:]
-        else {}
-    )
     rows = [
         plots.Change(
-            f"{change.case}{places.get(change.target, '')}",
+            change.case.replace("_", "-") if change.program != "peer" else f"GPU {change.case}",
             change.change or 0.0,
             change.noise or 0.0,
             change.allowed or 0.0,
@@ -152,6 +148,17 @@ def against_baseline(report: Bench) -> str:
     title = f"Against {said(found.baseline)} of {said(found.baseline_started_at[:10])}"
     how = f"Shaded: allowed. Whisker: what chance may show ({said(found.statistic)})."
     return f'<section><h2>{title}</h2>{verdict}{changed}{plot}{more}<p class="quiet">{how}</p></section>'
+
+
+def most_changed(changes: Iterable[Change]) -> list[Change]:
+    """One of each case: of several GPUs the one that changed most, a regression before all."""
+    best: dict[tuple[str, str], Change] = {}
+    for change in changes:
+        known = best.setdefault((change.program, change.case), change)
+        weight, held = [(one.verdict == "regression", abs(one.change or 0.0)) for one in (change, known)]
+        if weight > held:
+            best[change.program, change.case] = change
+    return list(best.values())
 
 
 def regressed(count: int) -> str:

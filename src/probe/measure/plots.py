@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-WIDTH = 680
-LEFT, RIGHT, TOP, BOTTOM = 62, 20, 34, 44
+WIDTH = 756
+LEFT, RIGHT, TOP, BOTTOM = 62, 30, 34, 44
 ROW = 26
-LABELS = 190
-VALUES = 150
+LABELS = 200
+VALUES = 160
 SERIES = ("--s1", "--s2", "--s3", "--s4", "--s5", "--s6", "--s7", "--s8")
 Say = Callable[[float], str]
 
@@ -95,7 +95,7 @@ def curves(
         y = place_y(limit)
         mark = f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         body.append(hover(mark, f"limit {y_said(limit)} {unit}"))
-        body.append(text(WIDTH - RIGHT, y - 5, f"limit {y_said(limit)}", "tick", "end"))
+        body.append(text(LEFT + 6, y - 5, f"limit {y_said(limit)}", "tick"))
     for at, line in enumerate(lines):
         body += _line(line, SERIES[at % len(SERIES)], place_x, place_y, x_said, y_said, unit)
     return svg(name, title, WIDTH, height, body) + legend([line.name for line in lines])
@@ -240,7 +240,7 @@ def changes(name: str, title: str, rows: Sequence[Change]) -> str:
     """Each case's change, right is better; the shaded part is what is allowed, the whisker what chance may show."""
     if not rows:
         return ""
-    widest = max([abs(row.change) + row.noise for row in rows] + [1.3 * row.allowed for row in rows] + [0.02])
+    widest = max([abs(row.change) + row.noise for row in rows] + [1.5 * min(row.allowed for row in rows), 0.02])
     middle = LABELS + (WIDTH - LABELS - 70) / 2
     room = (WIDTH - LABELS - 70) / 2
 

@@ -6,10 +6,10 @@ yellow darkened in the light palette), and none of them alone carries a meaning:
 
 STYLE = """
 :root{--bg:#fbfaf7;--card:#fff;--ink:#1d2430;--soft:#5d6675;--rule:#e4e2dc;--grid:#ebe9e3;--accent:#0b6e99;
---good:#2c7a4b;--bad:#b3261e;--track:#efede7;--allowed:#f1eee4;
+--good:#2c7a4b;--bad:#b3261e;--track:#efede7;--allowed:#eeeadd;
 --s1:#0072b2;--s2:#d55e00;--s3:#009e73;--s4:#a8478a;--s5:#b58900;--s6:#4aa3df;--s7:#555f6e;--s8:#7a4b1f}
 @media(prefers-color-scheme:dark){:root{--bg:#12161c;--card:#1a2029;--ink:#e8ebf0;--soft:#9aa5b5;--rule:#2b3340;
---grid:#262e3a;--accent:#58b4de;--good:#6fca92;--bad:#ff8a80;--track:#252d38;--allowed:#222a35;
+--grid:#262e3a;--accent:#58b4de;--good:#6fca92;--bad:#ff8a80;--track:#252d38;--allowed:#2b3543;
 --s1:#58b4de;--s2:#ff9248;--s3:#34c9a0;--s4:#e08bc4;--s5:#e8c33f;--s6:#9fd2f2;--s7:#aab4c3;--s8:#c99a68}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
