@@ -227,3 +227,6 @@ def test_every_word_of_a_collective_is_verified(op: str, size: int) -> None:
     assert made._wrong() == 0
     made._got[-1] += 1
     assert made._wrong() == 1
+    made._got.copy_(RIGHT[op](made))
+    made._fill()
+    assert made._wrong() > 0, "what an earlier call left behind is no result"

@@ -5,6 +5,7 @@ import os
 import pty
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,11 @@ def test_without_torch_nothing_is_measured_by_it(probe: Command, tmp_path: Path)
 def test_a_terminal_that_is_held_holds_nothing_up(probe: Command) -> None:
     """Progress that nobody reads (Ctrl-S) is dropped, with rich and its bars too."""
     terminal, its_end = pty.openpty()
+    os.set_blocking(its_end, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(its_end, b"x" * 512)
+    os.set_blocking(its_end, True)
     with probe.started(argv(probe, *QUICK), env={"TERM": "xterm", "COLUMNS": "120"}, stderr=its_end) as process:
         os.close(its_end)
         assert finish(process).code == 0

@@ -161,10 +161,11 @@ class Case:
         around_s = max(0.0, time.perf_counter() - began - one_s)
         in_graph = self._device.is_cuda and self.size <= GRAPH_BYTES
         calls = self.agree(GRAPH_CALLS if in_graph else max(1, min(GRAPH_CALLS, int(1e-3 / max(one_s, 1e-7)))))
-        samples = self.agree(int(0.7 * part_s / (one_s * calls + around_s)))
-        if samples < self._method.FEWEST:
+        sample_s = one_s * calls + around_s
+        fits = self._method.FEWEST * sample_s < part_s * self._method.PATIENCE
+        samples = self.agree(max(self._method.FEWEST, min(MOST_SAMPLES, int(0.7 * part_s / sample_s))) if fits else 0)
+        if not samples:
             return None
-        samples = min(MOST_SAMPLES, samples)
         if not in_graph:
             return [self._sample(call, calls) for _ in range(samples)]
         replay = self._method.graph_of(lambda: [call() for _ in range(calls)], capture_error_mode="thread_local")
