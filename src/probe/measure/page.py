@@ -5,7 +5,8 @@
     what was measured, on what -> what is wrong -> against the limits -> against the baseline
     -> a section for each program -> conditions -> every figure
 
-What is compared stands first; every number of a plot is in the table at the end as well. Pure.
+What is compared stands first; every number of a plot is in the table at the end as well. Pure. Over 300 lines because
+each program has a section of its own, and all of them share the words and tables of one page.
 """
 
 from collections.abc import Iterable, Sequence
