@@ -346,10 +346,11 @@ class Rig:
 
     def _nothing_to_compute_on(self, reason: str) -> None:
         """No use for torch: its import is heavy, and the job on the GPUs wants the CPU too."""
+        if "model" in self._setup.plan.workers:  # it may be one for the CPU
+            return
         for worker in ("torch", "nccl"):
             self._answers.refuse(worker, "", skipped(f"no GPU to compute on: {reason}"))
-        zygote = self._launch.processes.get("torch")
-        if zygote and "model" not in self._setup.plan.workers:  # a model may be one for the CPU
+        if zygote := self._launch.processes.get("torch"):
             zygote.kill()
 
     def _start_cuda(self, target: Target) -> None:

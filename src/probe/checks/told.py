@@ -5,7 +5,8 @@
     installed   told to: by a listener, pid 1, a supervisor, or having been seen    the check
     yes         yes                                                                 goes on
     yes         no                                                                  skip: installed, not started
-    no          whatever                                                            skip: not installed
+    no          having been seen, which proves it wrong                             goes on
+    no          whatever else                                                       skip: not installed
 
 A service's own sign, its runtime or pid file, is read by its check. ``ENABLE_<CHECK>_CHECK=true`` makes a failure of
 either skip, which is the engine's work.
@@ -49,7 +50,7 @@ async def signs(context: Context, job: Job, command: re.Pattern[str], own: str =
     told = (await context.answer("files", "told:/")).data.get("commands", [])
     found = next(((who, words) for who, words in told if command.search(words)), ("", ""))
     seen = "an earlier run, which saw it" if job.id in context.seen_services else ""
-    return Signs(installed, own or found[0] or seen, found[1])
+    return Signs(installed or bool(seen), own or found[0] or seen, found[1])
 
 
 def listening(host: Host, port: int) -> tuple[str, ...]:

@@ -393,7 +393,7 @@ class Session:
         budget_s = max(2.0, until - time.monotonic() + GRACE_S)
         argv = [sys.executable, "-P", "-m", "probe", "check", "--format", "json", "--exit-codes", "shell"]
         argv += ["--busy", "test", "--budget", f"{budget_s:.1f}s", "--state", os.path.join(self.folder, "state")]
-        argv += ["--device", self.config.device, "--python", self.config.python]
+        argv += ["--device", self.config.device, "--python", self.config.python, "--log", "off"]
         process = self.talk.start_foreign(argv, worker="checks")
         self._finish([process], time.monotonic() + budget_s + 1.0, must=False)
         try:
@@ -416,7 +416,7 @@ class Session:
         environment = {**ONE_THREAD, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "CUDA_CACHE_DISABLE": "1"}
         zygote = self._start(
             "zygote",
-            {"program": os.path.join(PROGRAMS, "dispatch.py")},
+            {"programs": {"torch": os.path.join(PROGRAMS, "dispatch.py")}},
             worker="torch",
             python=self.site.python,
             version=self.site.python_version or (3, 9),
