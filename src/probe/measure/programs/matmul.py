@@ -24,6 +24,9 @@ the next is told."""
 SAMPLED = 256
 ACCUMULATION = 4.0
 """Allowed error of the sum, in units of 2^-24 times the sum of magnitudes: blocked sums in fp32 stay below 1."""
+TRUNCATED = 32.0
+"""The same where a tensor core's truncated sums are seen in full, as in TF32: their error grows with the square root
+of K, to a standard deviation of 3.6 units at K = 8192 (an H100, torch 2.11). One product left out would be 900."""
 
 
 class Kind(NamedTuple):
@@ -33,12 +36,13 @@ class Kind(NamedTuple):
     """Bits of the output's significand, the hidden one too."""
     input_bits: int
     """Of what is multiplied."""
+    accumulation: float = ACCUMULATION
 
 
 KINDS = (
     Kind("bf16", torch.bfloat16, 8, 8),
     Kind("fp16", torch.float16, 11, 11),
-    Kind("tf32", torch.float32, 24, 11),
+    Kind("tf32", torch.float32, 24, 11, TRUNCATED),
     Kind("fp32", torch.float32, 24, 24),
 )
 
@@ -139,6 +143,6 @@ def compare(
     got = result[place[0]][:, place[1]].cpu().double()
     expected, magnitude = a @ b, a.abs() @ b.abs()
     ulp = torch.exp2(torch.floor(torch.log2(expected.abs().clamp(min=2.0**-20))) - (kind.output_bits - 1))
-    allowed = ulp + ACCUMULATION * 2.0**-24 * magnitude
+    allowed = ulp + kind.accumulation * 2.0**-24 * magnitude
     off = int(torch.count_nonzero(~((got - expected).abs() <= allowed)))
     return f"{off} of {got.numel()} sampled words are not the product" if off else ""
