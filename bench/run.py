@@ -33,6 +33,7 @@ from bench import (  # figures are named for what they measure
     growth,
     help,  # noqa: A004
     hung,
+    hung_services,
     liveness,
     services,
 )
@@ -49,6 +50,7 @@ MEASURES: dict[str, Measure] = {
     "cuda_only": gpu.measure,
     "bench": bench_gpu.measure,
     "hung": hung.measure,
+    "hung_services": hung_services.measure,
     "services": services.services,
     "memory": services.memory,
     "rested": services.rested,

@@ -5,13 +5,15 @@ The servers are real ones of this machine, on loopback and in a folder that goes
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from bench.measure import Bench, Figure, Value, environment, passed, ratio, rounds, timed
@@ -108,18 +110,31 @@ def running() -> Iterator[tuple[str, ...]]:
 
 
 @contextmanager
-def jupyter(folder: Path) -> Iterator[Path]:
+def jupyter(folder: Path, *, stopped: bool = False) -> Iterator[Path]:
     """Yields its runtime folder."""
     folder.mkdir()
     argv = [sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
     homes = {name: str(folder) for name in ("HOME", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR")}
-    with ended(subprocess.Popen(argv, cwd=folder, stderr=subprocess.DEVNULL, env=environment(**homes))):
-        until(lambda: any(folder.glob("jpserver-*.json")), "Jupyter (pip install jupyter-server) did not start")
+    process = subprocess.Popen(argv, cwd=folder, stderr=subprocess.DEVNULL, env=environment(**homes))
+    with ended(process):
+        until(lambda: answers(folder), "Jupyter (pip install jupyter-server) did not start")
+        if stopped:
+            process.send_signal(signal.SIGSTOP)
         yield folder
 
 
+def answers(folder: Path) -> bool:
+    """Its runtime file is there before it listens, and it listens before it serves."""
+    for file in folder.glob("jpserver-*.json"):
+        with suppress(OSError, ValueError):
+            url = json.loads(file.read_text())["url"] + "api"
+            with urllib.request.urlopen(url):  # noqa: S310 - of a server of ours
+                return True
+    return False
+
+
 @contextmanager
-def sshd(folder: Path) -> Iterator[int]:
+def sshd(folder: Path, *, stopped: bool = False) -> Iterator[int]:
     """Yields its port."""
     folder.mkdir(mode=0o700)
     program = shutil.which("sshd") or "/usr/sbin/sshd"
@@ -130,8 +145,11 @@ def sshd(folder: Path) -> Iterator[int]:
     port = free_port()
     argv = [program, "-D", "-e", "-p", str(port), "-h", str(key), "-o", "ListenAddress=127.0.0.1", "-o", "PidFile=none"]
     argv += ["-o", "MaxStartups=1000"]
-    with ended(subprocess.Popen(argv, stderr=subprocess.DEVNULL)):
+    process = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    with ended(process):
         until(lambda: listening(port), "sshd did not start")
+        if stopped:
+            process.send_signal(signal.SIGSTOP)
         yield port
 
 
@@ -141,6 +159,7 @@ def ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
         yield
     finally:
         process.terminate()
+        process.send_signal(signal.SIGCONT)
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:

@@ -113,13 +113,14 @@ def run(launchers: Sequence[str], probe: Sequence[str], folder: Path, *, unread:
     argv = [*launchers, "env", mark, *probe]
     env = environment(PYTHONPATH=python_path) if python_path else environment()
     report, stderr = folder / "stdout", folder / "stderr"
+    others = children()  # the servers that a run is to ask
     with full_pipe() if unread else file_of(report) as out, file_of(stderr) as err:
         began = time.monotonic()
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env)
-        helpers = wait(process, began)
+        helpers = wait(process, began) - others
         took_s = time.monotonic() - began
         exit_code = process.wait(1)
-        left = left_behind(mark, helpers)
+        left = left_behind(mark, helpers | others)
     bury(helpers)
     said = b"" if unread else report.read_bytes()
     return Run(took_s, exit_code, said, stderr.read_text("utf-8", "replace"), left)
