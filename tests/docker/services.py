@@ -1,5 +1,6 @@
 """Starts and stops, in a container, what its health check is told to look after."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from tests.docker.engine import Container
 
 SSHD_PID = "/run/sshd.pid"
 JUPYTER_PID = "/run/jupyter.pid"
-JUPYTER = f"{sys.prefix}/bin/python -m jupyter_server --allow-root --no-browser --ServerApp.ip=127.0.0.1"
+JUPYTER = f"{shlex.quote(sys.prefix)}/bin/python -m jupyter_server --allow-root --no-browser --ServerApp.ip=127.0.0.1"
 
 
 def has_jupyter() -> bool:

@@ -80,8 +80,9 @@ def test_that_validator_refuses_what_is_no_field(tmp_path: Path, old: str, new: 
 @pytest.mark.system
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     """Of keys that it does not know it only warns, so it may say nothing at all of ours."""
+    here = str(Path(sys.executable).with_name("probe")).replace(" ", "\\x20")
     for unit in (DOCKER / "systemd").iterdir():
-        (tmp_path / unit.name).write_text(unit.read_text().replace(PROBE, str(Path(sys.executable).with_name("probe"))))
+        (tmp_path / unit.name).write_text(unit.read_text().replace(PROBE, here))
     assert verified(tmp_path) == []
     timer = tmp_path / "gpu-probe.timer"
     timer.write_text(timer.read_text().replace("OnBootSec", "OnBoottSec"))

@@ -1,5 +1,6 @@
 """The image's own health check, run by a real engine: what it makes of a container, and what it leaves there."""
 
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -137,7 +138,7 @@ def assert_cause(container: Container, word: str) -> None:
 
 def test_fifty_checks_leave_nothing_behind(docker: Engine, image: str) -> None:
     """No process, no zombie with a pid 1 that reaps nobody, no file more than after ten, none larger than its bound."""
-    command = ("sh", "-c", f"exec {sys.executable} -c 'import time; time.sleep(1000)'")
+    command = ("sh", "-c", f"exec {shlex.quote(sys.executable)} -c 'import time; time.sleep(1000)'")
     with docker.container(image, *WITH_TORCH, *AS_ROOT, "--shm-size", "1g", command=command) as container:
         fill = f"open({LOG!r}, 'w').write(('x' * 99 + chr(10)) * {(MOST_BYTES - 8000) // 100})"
         container.run(sys.executable, "-c", fill)

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from probe.registry import CHECKS, Registry
+from probe.registry import CHECKS, TARGETS, Registry
 
 NAMES = (
     "device_nodes",
@@ -53,7 +53,11 @@ NAMES = (
 
 
 def load() -> Registry:
-    """Import every check and return the registry, in the order of the ladder."""
+    """Import every check and return the registry, in the order of the ladder whoever imported one of them before."""
     for name in NAMES:
         import_module(f"{__name__}.{name}")
+    for registry in (CHECKS, TARGETS):
+        ordered = sorted(registry.items(), key=lambda item: NAMES.index(item[1].run.__module__.rpartition(".")[2]))
+        registry.clear()
+        registry.update(ordered)
     return CHECKS
