@@ -233,6 +233,7 @@ EVIDENCE += [
     ("SSH_HOST_KEY", outcome("service.ssh", reason="host_key")),
     ("SSH_LOGIN_FAILS", outcome("service.ssh", reason="auth")),
     ("SSH_COMMAND_FAILS", outcome("service.ssh", reason="command")),
+    ("SSH_COMMAND_FAILS", outcome("service.ssh", "timeout", step="running the command as ann")),
     ("SERVICE_FILE_UNREAD", outcome("service.ssh", "unknown", reason="key_file")),
     ("SERVICE_FILE_UNREAD", outcome("service.jupyter", "unknown", reason="unread")),
 ]

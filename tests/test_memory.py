@@ -87,7 +87,8 @@ def test_an_advisory_failure_voids_nothing() -> None:
         (598, 600, "passed 10 min ago"),
     ],
 )
-def test_a_young_pass_stands(ago_s: float, every_s: float, words: str) -> None:
+def test_a_young_pass_stands(ago_s: float, every_s: float, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: 100_000.0)
     assert rested(recorded(ago_s), every_s, "here") == dict.fromkeys(("torch.import", "torch.tensor"), words)
 
 
@@ -136,3 +137,11 @@ def test_services_that_answered_are_remembered() -> None:
     assert new["services"] == ("service.old", "service.http.api", "service.ssh")
     again = changes(replace(FRESH, services=("service.ssh",)), Run(seen[:1], (), str, whole=False))
     assert "services" not in again
+
+
+@pytest.mark.parametrize(("more", "kept"), [({}, True), ({"reason": "host_key"}, False), ({"reason": "auth"}, True)])
+def test_a_host_key_is_remembered_unless_it_was_the_wrong_one(more: dict[str, str], kept: bool) -> None:
+    """What known_hosts refuses is not what a later run, without known_hosts, is to trust."""
+    key = {"address": "h:22", "host_key_type": "ssh-ed25519", "host_key_sha256": "abc"}
+    new = changes(FRESH, Run((outcome("service.ssh", "warn", **key, **more),), (), str, whole=False))
+    assert kept == ("ssh-ed25519 SHA256:abc" in repr(new))

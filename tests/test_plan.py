@@ -9,7 +9,7 @@ from probe.checks import load
 from probe.expect import expect
 from probe.model import CheckSettings, Config, Expectation, Facts, Job, Plan, Profile, Severity, Threshold
 from probe.plan import make, selects
-from probe.registry import Registry, check, switch
+from probe.registry import TARGETS, Registry, check, declared, switch
 
 CHECKS = load()
 GPUS = expect(Facts(gpus_expect=8))
@@ -139,12 +139,12 @@ def test_two_checks_of_one_name_or_switch_clash_and_both_are_named() -> None:
 def test_every_check_says_what_it_asks_and_every_threshold_where_it_comes_from() -> None:
     """Its docstring is a question, its switch its own, its thresholds have sources and units."""
     assert len({switch(name) for name in CHECKS}) == len(CHECKS)
-    for declared in CHECKS.values():
-        assert declared.question.endswith("?"), declared.id
-        for limit in declared.thresholds.values():
+    for one in CHECKS.values():
+        assert one.question.endswith("?"), one.id
+        for limit in one.thresholds.values():
             assert isinstance(limit, Threshold)
             assert limit.source
-        assert set(declared.needs) <= set(CHECKS), declared.id
+        assert set(one.needs) <= set(CHECKS), one.id
 
 
 def test_limits_that_are_lists_are_handed_over_as_lists() -> None:
@@ -154,3 +154,18 @@ def test_limits_that_are_lists_are_handed_over_as_lists() -> None:
     assert job.lists == {"fatal": (79,), "warn": (), "ignore": ()}
     assert job.thresholds == {}
     assert planned()["device.shm"].lists == {}
+
+
+def test_torch_rests_only_where_nothing_else_imports_it() -> None:
+    """A model does, and would else pay for it from its own time."""
+    registry = Registry({**CHECKS, "service.model.x": declared(TARGETS["service.model"], "x")})
+    resting = {name: "passed 5 s ago" for name in CHECKS if name.startswith("torch.")}
+
+    def skips(config: Config, checks: Registry = registry) -> dict[str, str]:
+        plan = make(config, NO_GPU, checks, rested=resting)
+        return {job.id: job.skip for job in plan.jobs}
+
+    assert skips(Config(), CHECKS)["torch.import"] == "passed 5 s ago"
+    found = skips(Config())
+    assert (found["torch.import"], found["torch.tensor"]) == ("", "passed 5 s ago")
+    assert skips(settings("service.model.x", enabled=False))["torch.import"] == "passed 5 s ago"

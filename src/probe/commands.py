@@ -76,6 +76,8 @@ def check(
     from probe.run import Request
     from probe.run import check as run
 
+    if output == "":
+        raise UsageError("'' is no file", "--output", "a file's path, or no --output")
     file = "" if output is None else os.path.abspath(output)  # children run elsewhere
     request = Request(loaded, only, skip, format_, debug, file)
     if wait_for is None:

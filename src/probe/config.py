@@ -266,7 +266,7 @@ SETTINGS = (
         "torch_every_s",
         _every,
         'a duration such as "10m", or off',
-        "a pass of the torch checks that is younger than this stands",
+        "a pass of the torch checks that is younger than this stands, unless something critical failed since",
     ),
     Setting("strict", "strict", options.flag, "true or false", "degraded ends with 1", from_text=_truth),
 )

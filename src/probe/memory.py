@@ -90,7 +90,8 @@ def _seen_services(outcomes: Sequence[Outcome]) -> set[str]:
 
 def _host_keys(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, str]]:
     for outcome in outcomes:
-        if outcome.id == "service.ssh" and "host_key_sha256" in outcome.data:
+        wrong = outcome.data.get("reason") == "host_key"  # one that known_hosts refuses is not to be trusted later
+        if outcome.id == "service.ssh" and "host_key_sha256" in outcome.data and not wrong:
             data = outcome.data
             yield str(data["address"]), f"{data['host_key_type']} SHA256:{data['host_key_sha256']}"
 

@@ -114,7 +114,7 @@ def pattern(value: object) -> str:
     """A regular expression of Python's `re`."""
     try:
         re.compile(found := text(value))
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(value) from error
     return found
 

@@ -30,6 +30,9 @@ def make(
     profile = {check.id: check for check in checks.values() if config.profile in check.profiles}
     wanted = {name for name in profile if not only or selects(only, name)}
     planned = wanted | _needs_of(wanted, profile)
+    # a model imports torch anyhow: as a check of its own, that is not counted against the model's `timeout`
+    others = [name for name in wanted if profile[name].rung != "torch" and config.check(name).enabled is not False]
+    imported = {need for name in others for need in profile[name].needs}
     jobs = []
     for name, check in profile.items():
         if name not in planned:
@@ -37,7 +40,7 @@ def make(
         settings = config.check(name)
         reason = "skipped by --skip" if selects(skip, name) else _inapplicable(check, settings, expected, torch_missing)
         job = _job(check, check.severity_in(config.profile), settings, reason, reported=name in wanted)
-        if not reason and rested and name in rested:
+        if not reason and rested and name in rested and name not in imported:
             job = replace(job, skip=rested[name], required=False)  # the pass that is demanded is on record
         jobs.append(job)
     run = {job.id for job in jobs if not job.skip}

@@ -451,6 +451,22 @@ def test_headers_are_never_shown() -> None:
     assert "planted" not in str(dict(outcome.data))
 
 
+@pytest.mark.parametrize("behave", ["body", "redirect"])
+def test_a_query_is_never_shown(behave: str) -> None:
+    """It may be a key; also where the server repeats it, whole or in parts, encoded or not."""
+
+    def echo(asked: Asked) -> None:
+        asked.request()
+        if behave == "body":
+            asked.answer(b"no planted+key for you, planted key; key=planted+key&x=1")
+        else:
+            asked.answer(b"", "302 Found", "Location: /login?key=planted+key&x=1")
+
+    outcome = answer(echo, "/health?key=planted+key&x=1", contains="never")
+    assert outcome.status is Status.FAIL
+    assert "planted" not in f"{outcome.summary} {dict(outcome.data)}"
+
+
 # --- what may be set ------------------------------------------------------------------------------------------------
 
 
@@ -497,12 +513,14 @@ def test_what_may_not_be_set(name: str, value: object) -> None:
         ({"method": "HEAD", "contains": "x"}, "no body"),
         ({"method": "HEAD", "json": {"a": 1}}, "no body"),
         ({"url": "http://u:p@h/", "headers": {"authorization": "x"}}, "Authorization"),
+        ({"verify": "/ca.pem"}, "http:// URL has no certificate"),
+        ({"verify": "/ca.pem", "url": "https://h/"}, ""),
         ({"url": "http://u:p@h/"}, ""),
         ({"method": "HEAD"}, ""),
     ],
 )
 def test_what_does_not_go_together(options: dict[str, Any], words: str) -> None:
-    plain = {"url": "http://h/", "method": "GET", "headers": {}, "contains": "", "json": {}}
+    plain = {"url": "http://h/", "method": "GET", "headers": {}, "contains": "", "json": {}, "verify": True}
     found = complaint({**plain, **options})
     assert words in found
     assert bool(found) == bool(words)

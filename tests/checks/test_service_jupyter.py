@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from probe.checks.service_jupyter import COMMAND, Server, _place, plain
+from probe.checks.service_jupyter import COMMAND, Server, _place, complaint, plain
 from probe.model import Facts, Finding, Record, Status
 from tests.checks.asking import Files, ask
 
@@ -115,3 +115,13 @@ def test_a_base_url_is_a_path_and_nothing_else(base_url: str, expected: str) -> 
 def test_a_url_with_more_than_a_place_in_it_is_refused(bad: str) -> None:
     with pytest.raises(ValueError, match=r"^"):
         plain(bad)
+
+
+@pytest.mark.parametrize("place", ["", "url", "runtime_dir"])
+def test_a_token_of_a_file_goes_to_nobody_in_particular_never(place: str) -> None:
+    """Any user can leave a runtime file where Jupyter has them; a server that was named is somebody."""
+    options = {"url": "", "runtime_dir": None, "token_file": "/token"}
+    if place:
+        options[place] = "/named"
+    assert bool(place) == (complaint(options) == "")
+    assert "" == complaint({**options, "token_file": None})

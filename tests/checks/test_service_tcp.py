@@ -1,11 +1,14 @@
 """``[[tcp]]``, asked of real sockets."""
 
+import signal
+import socket
 from typing import Any
 
 import pytest
 
+from probe.checks import service_tcp
 from probe.checks.service_tcp import says
-from probe.model import Outcome, Status
+from probe.model import NoAnswer, Outcome, Status
 from probe.registry import TARGETS
 from tests.checks.serving import HOST, SHORT_S, Asked, Behaviour, ask, deaf, free_port, hang, serving
 
@@ -176,9 +179,40 @@ def test_text_and_regular_expressions(said: str, expected: str, fits: bool) -> N
         ("port", True),
         ("send", 1),
         ("expect", "/(/"),
+        ("expect", "/a{99999999999999999999}/"),
+        ("expect", f"/{'(' * 5000}{')' * 5000}/"),
         ("expect", ""),
     ],
 )
 def test_what_may_not_be_set(name: str, value: object) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the parsers' one way to say no
         TARGETS["service.tcp"].options[name].parse(value)
+
+
+def test_a_pattern_that_never_ends_ends() -> None:
+    """It would hold the whole run, whose limits no longer come; what it is of is named."""
+    with pytest.raises(NoAnswer) as raised:
+        says("a" * 60 + "!", "/(a+)+$/")
+    finding = raised.value.finding
+    assert (finding.status, finding.data["reason"]) == (Status.UNKNOWN, "pattern")
+    assert "(a+)+$" in finding.summary
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_byte_at_a_time_is_not_searched_at_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 4,000 bytes, searched whole each time, that would be 8 million."""
+    looked: list[int] = []
+
+    def look(said: str, expected: str) -> bool:
+        looked.append(len(said))
+        return False
+
+    monkeypatch.setattr(service_tcp, "says", look)
+
+    def drip(asked: Asked) -> None:
+        asked.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(4000):
+            asked.socket.sendall(b"x")
+
+    assert ended(answer(drip, expect="never")) == (Status.FAIL, "content")
+    assert (looked[-1], len(looked) < 400) == (4000, True)

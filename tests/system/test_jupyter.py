@@ -36,8 +36,10 @@ IN_CONTAINER = {"container": "docker"}
 class Home:
     """A user's home, with the runtime folder of the servers that are started from there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pid: int = 0) -> None:
         self.folder = folder
+        self.pid = pid
+        """Of a process that is called like a server, for files that are planted."""
         self.runtime = folder / ".local/share/jupyter/runtime"
         self.env = {"HOME": str(folder), "JUPYTER_RUNTIME_DIR": None, "PATH": f"{Path(sys.executable).parent}:/usr/bin"}
         folder.mkdir()
@@ -97,8 +99,9 @@ def running(home: Home, *args: str, app: str = "server", token: str = TOKEN) -> 
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home")
+def home(tmp_path: Path) -> Iterator[Home]:
+    with subprocess.Popen(["sh", "-c", "read x; : jupyter"], stdin=subprocess.PIPE) as process:
+        yield Home(tmp_path / "home", process.pid)
 
 
 @pytest.fixture(scope="module")
@@ -182,14 +185,14 @@ def test_a_token_that_the_server_does_not_take_is_a_warning_of_its_own(
     home, _ = lab
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
-    passed(probe.check(*ONLY, *option(token_file=file), env=home.env))
+    passed(probe.check(*ONLY, *option(token_file=file, runtime_dir=home.runtime), env=home.env))
     for wrong in (OTHER_TOKEN, f"{OTHER_TOKEN}\r\nX-Header: 1", f"{OTHER_TOKEN}\N{SNOWMAN}"):
         file.write_text(wrong)
-        ran = probe.check(*ONLY, "--debug", *option(token_file=file), env=home.env)
+        ran = probe.check(*ONLY, "--debug", *option(token_file=file, runtime_dir=home.runtime), env=home.env)
         assert (0, "degraded", "JUPYTER_TOKEN") == (ran.code, ran.report["verdict"], ran.codes[0])
         assert OTHER_TOKEN not in ran.out + ran.err
     file.unlink()
-    ran = probe.check(*ONLY, *option(token_file=file), env=home.env)
+    ran = probe.check(*ONLY, *option(token_file=file, runtime_dir=home.runtime), env=home.env)
     assert (3, "SERVICE_FILE_UNREAD") == (ran.code, ran.codes[0])
 
 
@@ -202,7 +205,7 @@ def test_a_token_is_in_no_format_no_log_and_no_state(
     file.write_text(OTHER_TOKEN)
     log = tmp_path / "health.log"
     seen = ""
-    for args in ([], option(token_file=file)):
+    for args in ([], option(token_file=file, runtime_dir=lab[0].runtime)):
         argv = probe.check_argv("--format", format_, "--log", str(log), "--debug", *ONLY, *args)
         ran = probe.run(argv, env=lab[0].env)
         assert 0 == ran.code
@@ -415,7 +418,7 @@ def test_runtime_files_that_make_no_sense_are_no_servers(probe: Command, home: H
 
 
 def plant(home: Home, **server: object) -> None:
-    """A runtime file of a server that lives, which is this process."""
+    """A runtime file of a server that lives, by its name."""
     home.runtime.mkdir(parents=True, exist_ok=True)
-    info = {"pid": os.getpid(), "port": 0, "token": TOKEN, "base_url": "/", "secure": False, "sock": "", **server}
-    (home.runtime / f"jpserver-{os.getpid()}.json").write_text(json.dumps(info))
+    info = {"pid": home.pid, "port": 0, "token": TOKEN, "base_url": "/", "secure": False, "sock": "", **server}
+    (home.runtime / f"jpserver-{home.pid}.json").write_text(json.dumps(info))

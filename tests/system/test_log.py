@@ -122,3 +122,6 @@ def test_output_gets_the_format_and_stdout_the_text(probe: Command, tmp_path: Pa
     missing = probe.text("--only", "device.stuck", "--format", "json", "--output", str(tmp_path / "none" / "x"))
     assert (missing.code, missing.out.startswith("healthy: ")) == (0, True)
     assert missing.err.startswith("probe: output not written: ")
+    empty = probe.text("--only", "device.stuck", "--output", "")
+    assert (empty.code, empty.out) == (2, "")
+    assert "--output" in empty.err

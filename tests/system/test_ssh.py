@@ -371,6 +371,39 @@ def test_a_login_with_a_key_and_a_command_is_one_connection(box: Box, tmp_path: 
 
 
 @pytest.mark.system
+def test_a_command_that_does_not_end_is_ended_over_there(box: Box, tmp_path: Path) -> None:
+    """It would run on, one more at each check; and the server is not to blame. Root's sshd passes no signal on."""
+    (tmp_path / "passwd").write_text(
+        "root:x:0:0::/root:/bin/sh\nsshd:x:101:65534::/:/bin/false\nann:*:7777:7777::/:/bin/sh\n"
+    )
+    bind = ["mount", "--bind", str(tmp_path / "passwd"), "/etc/passwd"]
+    subprocess.run([*box.entering, *bind], check=True, timeout=30)
+    key = box.key("user_key")
+    shutil.copy(key.with_suffix(".pub"), box.etc / "authorized")  # where ann may look
+    box.config("AuthorizedKeysFile /etc/ssh/authorized")
+    box.start()
+    seconds = str(100_000 + os.getpid())
+    ran = box.check("--budget", f"{BUDGET_S:g}s", *settings(user="ann", key_file=key, command=f"sleep {seconds}; true"))
+    found = ran.outcome("service.ssh")
+    assert (1, "SSH_COMMAND_FAILS", "timeout") == (ran.code, ran.codes[0], found["status"]), ran
+    assert "running the command" in found["summary"]
+    assert ran.elapsed_s <= BUDGET_S + LATE_S
+    until = time.monotonic() + BOUND_S
+    while any(seconds in words for words in commands()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def commands() -> list[str]:
+    """Of every process, in whatever namespace."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+@pytest.mark.system
 def test_a_login_with_a_wrong_key_fails(box: Box, tmp_path: Path) -> None:
     (tmp_path / "authorized").write_text("")
     box.start()

@@ -150,6 +150,38 @@ def test_a_report_that_cannot_be_put_there_leaves_nothing(tmp_path: Path) -> Non
     assert [file] == list(tmp_path.iterdir())
 
 
+def test_what_a_killed_run_left_half_written_is_no_part_of_the_next_report(tmp_path: Path) -> None:
+    """Its one file is used again, however long it is."""
+    file = tmp_path / "probe.prom"
+    (tmp_path / "probe.prom.new").write_text("half" * 1000)
+    assert told(replace={"path": str(file), "content": "whole\n"})[1] == 0
+    assert file.read_text() == "whole\n"
+    assert [file] == list(tmp_path.iterdir())
+
+
+REPORTER = """
+import sys
+sys.path.insert(0, {folder!r})
+import leave
+for number in range(200):
+    leave.replace({path!r}, ({name!r} * 20000) + "\\n")
+"""
+
+
+def test_of_two_runs_at_once_one_report_is_there_and_whole(tmp_path: Path) -> None:
+    """Whoever reads meanwhile sees one or the other, never a mixture, and no part is left."""
+    file = tmp_path / "probe.prom"
+    codes = [REPORTER.format(folder=str(LEAVE.parent), path=str(file), name=name) for name in "ab"]
+    running = [subprocess.Popen([sys.executable, "-c", code]) for code in codes]
+    seen = set()
+    while any(one.poll() is None for one in running):
+        if file.exists():
+            seen.add(file.read_text())
+    assert [0, 0] == [one.wait() for one in running]
+    assert seen <= {"a" * 20000 + "\n", "b" * 20000 + "\n"}
+    assert [file] == list(tmp_path.iterdir())
+
+
 def test_the_users_own_folder_is_made(tmp_path: Path) -> None:
     """Only where asked to: a mistyped path makes no folders."""
     log = tmp_path / "state" / "probe" / "health.log"

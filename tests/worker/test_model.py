@@ -325,6 +325,54 @@ def test_root_runs_no_file_that_others_can_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root's rule")
+def test_root_runs_no_file_below_a_folder_that_others_can_change(tmp_path: Path) -> None:
+    """Whoever can rename a folder further up puts another in its place; a sticky one is no way to do that."""
+    upper = tmp_path / "upper"
+    inner = upper / "inner"
+    inner.mkdir(parents=True)
+    job = make("return torch.nn.Linear(4, 1)")(inner)
+    upper.chmod(0o777)
+    link = tmp_path / "link"
+    link.symlink_to(inner / "made.py")
+    for named in (f"{inner}/made.py", link):
+        reason, said = refused(**{**job, "factory": f"{named}:make"})
+        assert (reason, said.partition(":")[0]) == ("untrusted", f"{upper} has mode 0777")
+    upper.chmod(0o1777)
+    assert ran(**job)["code"] == 0
+    os.chown(upper, 1, 1)
+    assert refused(**job)[1].startswith(f"{upper} belongs to uid 1")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's rule")
+def test_root_imports_no_package_that_others_can_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at before its code runs, also a folder that is a package without a file."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for package in ("open_package", "bare_package"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "models.py").write_text("from torch.nn import Linear\n")
+    ran_ = tmp_path / "ran"
+    (tmp_path / "open_package/__init__.py").write_text(f"open({str(ran_)!r}, 'w').close()\n")
+    for package in ("open_package", "bare_package"):
+        (tmp_path / package).chmod(0o777)
+        reason, said = refused(factory=f"{package}.models:Linear")
+        assert (reason, said.partition(":")[0]) == ("untrusted", f"{tmp_path}/{package} has mode 0777")
+        assert not ran_.exists()
+        (tmp_path / package).chmod(0o755)
+        assert ran(factory=f"{package}.models:Linear")["code"] == 0
+        ran_.unlink(missing_ok=True)
+
+
+def test_the_code_that_runs_is_of_the_file_that_was_looked_at(tmp_path: Path) -> None:
+    """Not another one of its name, nor the bytecode beside it."""
+    path = tmp_path / "made.py"
+    path.write_text("which = 'first'\n")
+    file = model.code_file(str(path), trust=True)
+    path.unlink()
+    path.write_text("which = 'other'\n")
+    assert model.module_at(str(path), file).which == "first"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's rule")
 def test_tensors_are_data_whoever_can_write_them(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(safetensors(*linear()))

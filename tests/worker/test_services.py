@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from probe.worker import services
 from probe.worker.services import QUESTIONS, RUNTIME_FOLDER
 
 GONE = 4194304 + 1
@@ -96,18 +97,19 @@ def test_s6_is_told_by_its_bundle(tmp_path: Path) -> None:
 def test_sshd_is_read_as_it_reads_itself(tmp_path: Path) -> None:
     write(tmp_path / "sshd_config.d/10.conf", 'Port=2201\n"quoted"\n')
     write(tmp_path / "key.pub", "ssh-ed25519 AAAA root@h\nmore\n")
-    write(tmp_path / "sshd.pid", f"{os.getpid()}\n")
     config = write(
         tmp_path / "sshd_config",
         f"# Port 1\n  port 2202 # second\nInclude sshd_config.d/*.conf\nHostKey {tmp_path}/key\n"
         f"PidFile {tmp_path}/sshd.pid\nListenAddress [::1]:2203\nListenAddress 127.0.0.1\nListenAddress ::\n"
         "Match User x\nPort 3\n",
     )
-    found = ask("sshd", config)
+    with subprocess.Popen(["sh", "-c", "read x; : sshd"], stdin=subprocess.PIPE) as sshd:
+        write(tmp_path / "sshd.pid", f"{sshd.pid}\n")
+        found = ask("sshd", config)
     assert [2203, 2202, 2201] == found["ports"]
     assert ["ssh-ed25519 AAAA root@h"] == found["host_keys"]
     (pid,) = found["pids"]
-    assert (os.getpid(), True) == (pid["pid"], pid["alive"])
+    assert (sshd.pid, True) == (pid["pid"], pid["alive"])
 
 
 def test_no_configuration_is_one_of_defaults(tmp_path: Path) -> None:
@@ -153,6 +155,36 @@ def test_a_clock_that_was_set_forward_ends_no_server(tmp_path: Path) -> None:
         os.utime(runtime(tmp_path, other.pid), (1, 1))
         (server,) = ask("jupyter", tmp_path)["servers"]
     assert server["alive"]
+
+
+def test_a_process_of_another_name_is_no_server_however_old_it_is(tmp_path: Path) -> None:
+    """In a home that containers share, the pid in another one's file is somebody else's here."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as other:
+        path = runtime(tmp_path, other.pid)
+        (server,) = ask("jupyter", tmp_path)["servers"]
+        assert not server["alive"]
+        path.unlink()
+    with subprocess.Popen(["sh", "-c", "read x; : python"], stdin=subprocess.PIPE) as other:
+        path = runtime(tmp_path, other.pid)
+        own, strange = (list(services._server(str(path), own=own, strict=False)) for own in (True, False))
+    assert (True, False) == (own[0]["alive"], strange[0]["alive"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's file is needed")
+def test_a_file_in_a_home_speaks_for_its_owners_processes_alone(tmp_path: Path) -> None:
+    """Whoever has a home can forge one that names root's process, or root's socket, and a port of their own."""
+    forged = runtime(tmp_path / "eve" / RUNTIME_FOLDER, os.getpid())
+    os.chown(forged, 65534, 65534)
+    assert [] == ask("homes", tmp_path)["servers"]
+    os.chown(forged, 0, 0)
+    assert [os.getpid()] == [server["pid"] for server in ask("homes", tmp_path)["servers"]]
+    of_root = write(tmp_path / "docker.sock")
+    with subprocess.Popen(["sh", "-c", "read x; : jupyter"], stdin=subprocess.PIPE, user=65534) as own:
+        forged.unlink()
+        os.chown(runtime(forged.parent, own.pid, sock=str(of_root)), 65534, 65534)
+        assert [] == ask("homes", tmp_path)["servers"]
+        os.chown(of_root, 65534, 65534)
+        assert [own.pid] == [server["pid"] for server in ask("homes", tmp_path)["servers"]]
 
 
 def test_the_older_kind_of_runtime_file_is_known_too(tmp_path: Path) -> None:

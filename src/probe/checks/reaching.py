@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 import anyio
 
 from probe.context import Context
-from probe.model import Job
+from probe.model import Job, NoAnswer, unknown
 from probe.redact import HIDDEN, redact
 
+SEARCH_S = 0.2
 SHORTEST_SECRET = 4
 """A shorter one would black out half of an innocent text, such as every 1 of it."""
 KINDS: tuple[tuple[type[OSError], str, str], ...] = (
@@ -90,6 +91,29 @@ def _under(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(one))
         yield one
         queue += [*(one.exceptions if isinstance(one, BaseExceptionGroup) else ()), one.__cause__, one.__context__]
+
+
+def found(pattern: str, said: str) -> bool:
+    """`re.search` with a bound: of some patterns it takes for ever, and holds the loop, the nets and the GIL meanwhile.
+
+    The engine of `re` looks for signals as it goes; raise NoAnswer where it is not done in time.
+    """
+    import re
+    import signal
+
+    def over(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, SEARCH_S)
+    try:
+        return re.search(pattern, said) is not None
+    except TimeoutError:
+        words = f"/{shown(pattern)}/ takes over {SEARCH_S} s to be looked for: make it simpler"
+        raise NoAnswer(unknown(words, reason="pattern")) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def shown(text: str, secrets: Iterable[str] = (), most: int = 120) -> str:

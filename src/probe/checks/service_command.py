@@ -4,11 +4,10 @@ It runs under ``worker/exec.py``, as the user that is named, and is killed at it
 the background goes with the run.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from probe.checks.reaching import shown
+from probe.checks.reaching import found, shown
 from probe.context import Context
 from probe.model import Finding, Job, failed, passed
 from probe.options import A_PATH, one_or_several, option, path, pattern, several, table, text, user, whole, words
@@ -56,7 +55,7 @@ async def command(context: Context, job: Job) -> Finding:
         ended += f"{NOT_STARTED.get(status, '')}, expected {' or '.join(map(str, expected))}"
         reason = "not_started" if status in NOT_STARTED else "status"
         return failed(f"{ended}{_said(job, output.data['stderr'], output.text)}", reason=reason, exit_status=status)
-    if wanted and not re.search(wanted, output.text):
+    if wanted and not found(wanted, output.text):
         printed = _said(job, output.text) or "; it printed nothing"
         words_ = f"{ended}, and its stdout does not match /{shown(wanted)}/{printed}"
         return failed(words_, reason="content", exit_status=status)

@@ -106,6 +106,8 @@ def complaint(options: Mapping[str, Any]) -> str:
         return "an answer to HEAD has no body for contains or json to look at"
     if given.credentials and any(name.lower() == "authorization" for name in options["headers"]):
         return "it has a user in its url and an Authorization among its headers"
+    if isinstance(options["verify"], str) and not given.https:
+        return "verify names a file of CAs, and an http:// URL has no certificate"
     return ""
 
 
@@ -267,7 +269,11 @@ def member(tree: object, dotted: str) -> object:
 
 def _said(job: Job, seen: str | bytes, most: int = 120) -> str:
     """The server's own words; it may repeat the credentials that it was sent."""
-    secrets = [*Address.of(job.options["url"]).credentials]
+    from urllib.parse import parse_qsl, urlsplit
+
+    query = urlsplit(job.options["url"]).query
+    secrets = [*Address.of(job.options["url"]).credentials, query, *(value for _, value in parse_qsl(query))]
+    secrets += [part.partition("=")[2] for part in query.split("&")]
     for value in job.options["headers"].values():
         secrets += [value, value.rpartition(" ")[2]]
     return shown(seen if isinstance(seen, str) else seen.decode("utf-8", "replace"), secrets, most)

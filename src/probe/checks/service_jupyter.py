@@ -7,8 +7,9 @@
 
 Both paths leave a server's idle time alone. A runtime file names a server's port and its token; where it listens says
 the kernel, since the ``url`` in the file holds a host name that a proxy may stand before. On this machine itself its
-certificate is not verified: they are self-signed, and for a host name that is not asked. Each token goes into a header
-of the request to its own server, and nowhere else.
+certificate is not verified: they are self-signed, and for a host name that is not asked. A runtime file's token goes,
+in a header, to the server of that file; the one of ``token_file`` to the server of ``url``, or to those with files in
+``runtime_dir``. One of the two must be set with it: any user can leave a runtime file where Jupyter has them.
 """
 
 import re
@@ -88,6 +89,12 @@ def plain(value: object) -> str:
     return found
 
 
+def complaint(options: Mapping[str, Any]) -> str:
+    if options["token_file"] and not (options["url"] or options["runtime_dir"]):
+        return "a token_file needs the url or the runtime_dir of the server that gets it"
+    return ""
+
+
 @check(
     "service.jupyter",
     profiles="R",
@@ -101,10 +108,14 @@ def plain(value: object) -> str:
             "",
         ),
         "token_file": option(
-            path, A_PATH, "a file with the token, where it is not the one in the runtime file", read=True
+            path,
+            A_PATH,
+            "a file with the token, where it is not the one in the runtime file; with url or runtime_dir",
+            read=True,
         ),
         "runtime_dir": option(path, A_PATH, "the folder of runtime files; without it the places that Jupyter has"),
     },
+    complaint=complaint,
 )
 async def jupyter(context: Context, job: Job) -> Finding:
     """Does every Jupyter server that was told to run here answer as one?"""

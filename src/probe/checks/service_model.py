@@ -5,6 +5,7 @@ expected; its own `timeout` bounds that process. A model never waits for a GPU t
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
 OF_INPUT = {"shape", "dtype", "fill", "below"}
 MOST_INPUTS = 16
+MOST_OUTPUTS = 16
 MOST_DIMENSIONS = 8
 MOST_LENGTH = 1 << 31
 MOST_ARGS_BYTES = 16384
@@ -58,6 +60,8 @@ def _input(value: object) -> Mapping[str, Any]:
     dtype, fill, below = said.get("dtype", "float32"), said.get("fill"), said.get("below", 2)
     if dtype not in (*FLOATS, *INTEGERS) or isinstance(fill, str | list | dict):
         raise ValueError(value)
+    if dtype in INTEGERS and isinstance(fill, float) and not math.isfinite(fill):
+        raise ValueError(value)
     if "below" in said and (dtype in FLOATS or fill is not None):
         raise ValueError(value)
     return {"shape": shape(said["shape"]), "dtype": dtype, "fill": fill, "below": options.whole(1, MOST_LENGTH)(below)}
@@ -65,7 +69,9 @@ def _input(value: object) -> Mapping[str, Any]:
 
 def output_shape(value: object) -> tuple[Any, ...]:
     if isinstance(value, list) and value and all(isinstance(item, list) for item in value):
-        return tuple(shape(item, -1) for item in value[:MOST_INPUTS])
+        if len(value) > MOST_OUTPUTS:
+            raise ValueError(value)
+        return tuple(shape(item, -1) for item in value)
     return shape(value, -1)
 
 
@@ -135,7 +141,7 @@ A_SHAPE = "a list of whole numbers"
         ),
         "output_shape": option(
             output_shape,
-            f"{A_SHAPE}, -1 or * for any length, or a list of such lists",
+            f"{A_SHAPE}, -1 or * for any length, or a list of at most {MOST_OUTPUTS} such lists",
             "the shape of the first output, or of all of them",
         ),
         "device": option(

@@ -18,7 +18,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -379,7 +379,14 @@ class _Talk:
             return None
         self._context.step(self._job, f"running the command as {self._job.options['user']}")
         nowhere = asyncssh.DEVNULL
-        ended = await connection.run(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, request_pty=False)
+        process = await connection.create_process(
+            command, stdin=nowhere, stdout=nowhere, stderr=nowhere, request_pty=False
+        )
+        try:
+            ended = await process.wait()
+        except BaseException:
+            await _killed(process)
+            raise
         if ended.exit_status == 0:
             return None
         how = f"status {ended.exit_status}" if ended.exit_signal is None else f"SIG{ended.exit_signal[0]}"
@@ -396,6 +403,16 @@ class _Talk:
             "connect_timeout": None,
             "login_timeout": 0,
         }
+
+
+async def _killed(process: "asyncssh.SSHClientProcess[Any]") -> None:
+    """End what runs over there: without a terminal it would not even hear that nobody waits for it any more.
+
+    OpenSSH passes a signal on to the whole group of the user's shell, but for root's (it wants privilege separation).
+    """
+    with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_S), suppress(OSError):
+        process.kill()
+        await process.wait_closed()
 
 
 @contextmanager

@@ -1,17 +1,18 @@
 """A TCP service of the user's own, ``[[tcp]]``: it accepts a connection and, if told to, says what it should."""
 
-import re
+from collections.abc import AsyncIterator
 
 import anyio
 from anyio.abc import SocketStream
 
-from probe.checks.reaching import address, resolve, shown, why
+from probe.checks.reaching import address, found, resolve, shown, why
 from probe.context import Context
 from probe.model import Finding, Job, failed, passed
 from probe.options import A_HOST, A_PORT, host, option, port, slashed, text
 from probe.registry import TARGETS, check
 
 MOST_BYTES = 65536
+REST_S = 0.05
 
 
 @check(
@@ -49,13 +50,8 @@ async def _talked(context: Context, job: Job, stream: SocketStream, where: str) 
     if not expected:
         return passed(f"{where} accepts connections", address=where)
     context.step(job, f"waiting for {shown(expected)} from {where}")
-    heard = b""
-    said = ""
-    while len(heard) < MOST_BYTES:
-        try:
-            heard += await stream.receive(MOST_BYTES - len(heard))
-        except anyio.EndOfStream:
-            break
+    heard, said = b"", ""
+    async for heard in _growing(stream):
         said = heard.decode("utf-8", "replace")
         if says(said, expected):
             return passed(f"{where} says {shown(expected)}", address=where)
@@ -67,8 +63,27 @@ async def _talked(context: Context, job: Job, stream: SocketStream, where: str) 
     return failed(words, reason="content", address=where)
 
 
+async def _growing(stream: SocketStream) -> AsyncIterator[bytes]:
+    """All that was heard so far, up to `MOST_BYTES`, each time that it is worth looking at.
+
+    That is when it has doubled, or after a rest: of one byte at a time all would be searched for each.
+    """
+    heard, ended = b"", False
+    while not ended and len(heard) < MOST_BYTES:
+        worth = min(2 * len(heard), MOST_BYTES)
+        try:
+            heard += await stream.receive(MOST_BYTES - len(heard))
+            with anyio.move_on_after(REST_S):
+                while len(heard) < worth:
+                    heard += await stream.receive(MOST_BYTES - len(heard))
+        except anyio.EndOfStream:
+            ended = True
+        if heard:
+            yield heard
+
+
 def says(said: str, expected: str) -> bool:
     """Whether it holds the text, or something that fits the ``/regular expression/``."""
     if len(expected) > 2 and expected[0] == expected[-1] == "/":
-        return re.search(expected[1:-1], said) is not None
+        return found(expected[1:-1], said)
     return expected in said

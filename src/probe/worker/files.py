@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import Any, Callable
 
 GPUS = "/proc/driver/nvidia/gpus"
+KERNELS = ("/proc/", "/sys/")
 MAX_TEXT_BYTES = 1 << 19
 """A Debian's CA certificates in one file are 220 KiB; as a line of JSON it must be under 1 MiB."""
 
@@ -72,7 +73,11 @@ def _open(path: str) -> dict[str, Any]:
 
 
 def _text(path: str) -> dict[str, Any]:
-    with open(path, "rb") as file:
+    """A file of the kernel's is read as it is. One that a setting names may be a pipe or a device: these are none."""
+    flags = 0 if path.startswith(KERNELS) else os.O_NONBLOCK | os.O_NOCTTY
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags), "rb") as file:
+        if flags and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file")
         return {"content": file.read(MAX_TEXT_BYTES).decode("utf-8", "replace")}
 
 

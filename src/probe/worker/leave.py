@@ -102,16 +102,26 @@ def replace(path: str, content: str) -> None:
     with suppress(FileNotFoundError):
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-    new = f"{path}.{os.getpid()}"  # node_exporter reads *.prom: this one it leaves alone
-    fd = os.open(new, FILE | os.O_EXCL, 0o644)
-    try:
-        with open(fd, "wb") as file:
-            file.write(content.encode("utf-8", "replace"))
-        os.rename(new, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(new)
-        raise
+    new = f"{path}.new"  # one name: a killed run leaves one file. node_exporter reads *.prom, and not this one
+    until = time.monotonic() + LOCK_S
+    while True:
+        fd = os.open(new, FILE, 0o644)
+        try:
+            _lock(fd, until)
+            if not _is_still(new, fd):  # another run has put it in place meanwhile
+                continue
+            os.ftruncate(fd, 0)
+            try:
+                with open(fd, "wb", closefd=False) as file:
+                    file.write(content.encode("utf-8", "replace"))
+                os.rename(new, path)
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(new)
+                raise
+            return
+        finally:
+            os.close(fd)
 
 
 DEEDS: "dict[str, Callable[..., None]]" = {"append": append, "replace": replace}

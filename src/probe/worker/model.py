@@ -10,9 +10,9 @@
     load --> eval, to the device --> one forward pass under inference_mode --> shapes, finite values
 
 Whose code is run: what stands in the interpreter's own packages was put there by whoever made the image, as torch was,
-and naming it is consent. A file elsewhere needs ``trust = true``, and for root it must be a file that only root can
-write, in folders that only root can write, like probe's own settings. A safetensors file is data whoever wrote it, so
-every number of it is checked before it is used.
+and naming it is consent. A file elsewhere needs ``trust = true``. For root, whatever does not stand in those packages
+must be a file that only root can write, below folders that only root can write, up to the first. A safetensors file is
+data whoever wrote it, so every number of it is checked before it is used.
 
 The model is a guest beside somebody's job: its process is the first that the kernel kills for memory, a model for the
 CPU sees no GPU, and one for a GPU sees that one only. What it prints goes to stderr, what it raises is its own fault,
@@ -36,7 +36,8 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
@@ -162,18 +163,16 @@ def str_of(error: BaseException) -> str:
 
 
 def load_torchscript(job: dict[str, Any], device: str) -> Any:
-    path = code_file(job["path"], job["trust"])
-    with guest("load", "not_loadable"):
-        return torch.jit.load(path, map_location=device).eval()
+    with code_file(job["path"], job["trust"]) as file, guest("load", "not_loadable"):
+        return torch.jit.load(f"/proc/self/fd/{file.fileno()}", map_location=device).eval()
 
 
 def load_export(job: dict[str, Any], device: str) -> Any:
     """A program knows its devices by itself; its module has no eval()."""
-    path = code_file(job["path"], job["trust"])
-    with guest("load", "not_loadable"):
+    with code_file(job["path"], job["trust"]) as file, guest("load", "not_loadable"):
         import torch.export
 
-        program = torch.export.load(path)
+        program = torch.export.load(file)
         if device == "cpu":
             return program.module()
         from torch.export.passes import move_to_device_pass  # since 2.6
@@ -216,12 +215,12 @@ def ready(model: Any, device: str) -> Any:
 
 def call_factory(job: dict[str, Any]) -> Any:
     where, _, name = job["factory"].rpartition(":")
-    path = code_file(where, job["trust"]) if where.startswith("/") else ""
+    file = code_file(where, job["trust"]) if where.startswith("/") else None
     with guest("import", "not_loadable"):
         try:
-            module = module_at(path) if path else importlib.import_module(where)
+            module = module_at(where, file) if file else installed(where)
         except ModuleNotFoundError as error:
-            if path or not f"{where}.".startswith(f"{error.name}."):
+            if file or not f"{where}.".startswith(f"{error.name}."):
                 raise  # it is there, and what it imports is not
             raise Refusal("not_found", f"no module {error.name} in {sys.executable}") from None
     if not callable(make := getattr(module, name, None)):
@@ -230,16 +229,52 @@ def call_factory(job: dict[str, Any]) -> Any:
         return make(**job["args"])
 
 
-def module_at(path: str) -> Any:
+class Opened(SourceFileLoader):
+    """Of a file that is open already: neither another one put in its place since nor the bytecode beside it."""
+
+    def __init__(self, name: str, path: str, file: BinaryIO) -> None:
+        super().__init__(name, path)
+        self.file = file
+
+    def get_data(self, path: str) -> bytes:
+        if path != self.path:
+            raise FileNotFoundError(path)
+        return self.file.read()
+
+
+def module_at(path: str, file: BinaryIO) -> Any:
     """The module in one file; what it imports must be installed, since no folder is put on the path."""
     name = "probe_model_factory"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise Refusal("not_loadable", f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    with file:
+        loader = Opened(name, path, file) if path.endswith(".py") else None
+        spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+        if spec is None or spec.loader is None:
+            raise Refusal("not_loadable", f"{path} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
     return module
+
+
+def installed(name: str) -> Any:
+    """Import a module by its name, the packages around it first: each is looked at before its code runs."""
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        inner = ".".join(parts[:count])
+        if os.geteuid() == 0 and inner not in sys.modules:
+            spec = importlib.util.find_spec(inner)
+            for place_ in origins(spec) if spec else ():
+                must_be_roots(place_)
+        importlib.import_module(inner)
+    return sys.modules[name]
+
+
+def origins(spec: ModuleSpec) -> list[str]:
+    """The file of a module, or the folders of a package without one, but for those among the interpreter's own."""
+    found = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
+    site = os.path.dirname(os.path.dirname(os.path.abspath(torch.__file__)))
+    own = [os.path.realpath(folder) for folder in (sys.prefix, sys.base_prefix, site)]
+    return [path for path in found if not any(os.path.realpath(path).startswith(f"{folder}/") for folder in own)]
 
 
 def fit(found: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> None:
@@ -340,26 +375,47 @@ def peak_bytes(device: str) -> int:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def code_file(path: str, trust: bool) -> str:
-    """`path`, if the code in it may be run; the check has said so already, this is the last door."""
+def code_file(path: str, trust: bool) -> BinaryIO:
+    """The file at `path`, if the code in it may be run; the check has said so already, this is the last door."""
     if not trust:
         raise Refusal("untrusted", f"{path} carries code and trust = true is not set")
-    os.close(open_file(path))
-    if os.geteuid() == 0:
-        for place_ in dict.fromkeys((path, os.path.dirname(path), os.path.dirname(os.path.realpath(path)))):
-            if wrong := unsafe(place_):
+    file = open(open_file(path), "rb")  # noqa: SIM115 - for whoever asked
+    try:
+        if os.geteuid() == 0:
+            must_be_roots(path, os.readlink(f"/proc/self/fd/{file.fileno()}"))
+    except Refusal:
+        file.close()
+        raise
+    return file
+
+
+def must_be_roots(path: str, opened: str = "") -> None:
+    """Refuse what others can change, by its name or where that leads to (`opened`): it, and every folder above.
+
+    In a sticky folder further up nobody can take away what is root's.
+    """
+    for found in dict.fromkeys((path, opened or os.path.realpath(path))):
+        folder = os.path.dirname(found)
+        for place_ in (found, folder, *above(folder)):
+            if wrong := unsafe(place_, sticky=place_ not in (found, folder)):
                 raise Refusal("untrusted", f"{place_} {wrong}: root runs no code that others can change")
-    return path
 
 
-def unsafe(path: str) -> str:
-    """Why root must not trust this file or folder; empty: it may. A sticky folder counts: others can still add to it.
+def above(folder: str) -> Iterator[str]:
+    while (upper := os.path.dirname(folder)) != folder:
+        yield (folder := upper)
+
+
+def unsafe(path: str, sticky: bool = False) -> str:
+    """Why root must not trust this file or folder; empty: it may. A sticky one counts: others can still add to it.
 
     A mode does not count where nobody can write: kubelet gives volumes 0777 and mounts them read-only.
     """
     info = os.stat(path)
     if info.st_uid != 0:
         return f"belongs to uid {info.st_uid}"
+    if sticky and info.st_mode & stat.S_ISVTX:
+        return ""
     if info.st_mode & 0o022 and not os.statvfs(path).f_flag & os.ST_RDONLY:
         return f"has mode {stat.S_IMODE(info.st_mode):04o}"
     return ""

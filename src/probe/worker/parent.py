@@ -142,6 +142,11 @@ class Children:
     def alive(self) -> list[Process]:
         return [process for process in self._all if not process.gone]
 
+    @property
+    def _doomed(self) -> list[Process]:
+        """All but those that are still to be told something."""
+        return [process for process in self.alive if process.inbox < 0]
+
     def start(  # noqa: PLR0913 - one keyword for each thing that a child can be given
         self,
         program: str,
@@ -423,9 +428,8 @@ class Children:
 
     def kill(self) -> None:
         """SIGKILL all children that are known but those that are still to be told something; returns at once."""
-        for process in self.alive:
-            if process.inbox < 0:
-                process.kill()
+        for process in self._doomed:
+            process.kill()
 
     def reap(self, bound_s: float) -> list[Event]:
         """Kill and reap all children, and whatever they left to us, for at most `bound_s`."""
@@ -434,13 +438,13 @@ class Children:
         self.kill()
         while True:
             left_s = max(0.0, until - time.monotonic())
-            events += self.poll(min(left_s, 0.02 if self.alive else 0.001))
+            events += self.poll(min(left_s, 0.02 if self._doomed else 0.001))
             self.kill()  # also one that was forked while we killed the rest
             strangers = children_of_this_process() - {process.pid for process in self.alive}
             for pid in strangers:  # our own children by adoption: the number cannot be reused before we reap it
                 _ignoring_absence(os.kill, pid, signal.SIGKILL)
                 _ignoring_absence(os.waitpid, pid, os.WNOHANG)
-            if not left_s or not (strangers or [process for process in self.alive if process.inbox < 0]):
+            if not left_s or not (strangers or self._doomed):
                 return events
 
     def survivors(self) -> list[Survivor]:

@@ -27,16 +27,25 @@ SLACK_S = 2.0
 """The kernel counts a process's start in hundredths of a second, and file systems stamp by the last tick."""
 
 RUNTIME_FILE = re.compile(r"(?:jp|nb)server-\d+\.json")
+JUPYTERS = ("jupyter", "notebook", "nbclassic")
+"""What a server's process is called, or has been started as (`python -m notebook`)."""
+HOMES = "/home/"
 RUNTIME_FOLDER = ".local/share/jupyter/runtime"
 
 
 def read(path: str, most: int = MAX_BYTES) -> str:
     """The text of a plain file; raise OSError for all else, so that no pipe or device holds up whoever asks."""
+    return _opened(path, most)[0]
+
+
+def _opened(path: str, most: int) -> "tuple[str, os.stat_result]":
+    """As `read`, with what is known of the very file that was read."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
             raise OSError(errno.EINVAL, "not a plain file")
-        return file.read(most).decode("utf-8", "replace")
+        return file.read(most).decode("utf-8", "replace"), info
 
 
 # ------------------------------------------------------------------------------------------------------- processes
@@ -56,16 +65,28 @@ def _started(pid: int) -> "tuple[float, str] | None":
     return time.time() - age_s, head.partition(b"(")[2].decode("utf-8", "replace")
 
 
-def _alive(pid: int, written: float, name: str) -> bool:
+def _alive(pid: int, written: float, names: "tuple[str, ...]", perhaps: "tuple[str, ...]" = ()) -> bool:
     """Whether the process that wrote a file still runs, and not another one that has got its pid meanwhile.
 
-    It is older than its file. One that is younger, and bears the name all the same, was started before somebody set
-    the clock forward.
+    It bears one of its `names`, or one that it may `perhaps` have and is older than its file. Its age alone says
+    nothing: the file may be another container's, whose pid is somebody else's here.
     """
     found = _started(pid)
     if found is None:
         return False
-    return found[0] <= written + SLACK_S or name in found[1] or name in _command(pid)
+    called = f"{found[1]} {_command(pid)}"
+    older = found[0] <= written + SLACK_S  # of one that bears the name, somebody may have set the clock forward
+    return any(name in called for name in names) or (older and any(name in called for name in perhaps))
+
+
+def _uid(pid: int) -> int:
+    """Whose files it writes; -1: it is not there. The owner of its folder in /proc is root where it may not dump."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            found = re.search(rb"^Uid:(?:\s+\d+){3}\s+(\d+)", file.read(), re.MULTILINE)
+    except OSError:
+        return -1
+    return int(found[1]) if found else -1
 
 
 def _command(pid: int, root: str = "/") -> str:
@@ -85,12 +106,16 @@ def _of_this_life(written: float) -> bool:
 # --------------------------------------------------------------------------------------------------------- Jupyter
 
 
-def _jupyter(folder: str) -> "dict[str, Any]":
-    """The servers that have a runtime file in the folder, the newest first."""
+def _jupyter(folder: str, *, strict: bool = False) -> "dict[str, Any]":
+    """The servers that have a runtime file in the folder, the newest first.
+
+    Below `HOMES` whoever has a home writes what they like: a file there speaks for its owner's processes alone.
+    """
     files = [os.path.join(folder, name) for name in os.listdir(folder) if RUNTIME_FILE.fullmatch(name)]
     files = sorted(files, key=_written, reverse=True)[:MOST_SERVERS]
     own = os.stat(folder).st_dev == os.stat("/").st_dev
-    return {"servers": [server for path in files for server in _server(path, own=own)]}
+    strict = strict or os.path.realpath(folder).startswith(HOMES)
+    return {"servers": [server for path in files for server in _server(path, own=own, strict=strict)]}
 
 
 def _homes(folder: str) -> "dict[str, Any]":
@@ -98,7 +123,7 @@ def _homes(folder: str) -> "dict[str, Any]":
     servers: list[dict[str, Any]] = []
     for name in sorted(os.listdir(folder))[:MOST_FILES]:
         with suppress(OSError):
-            servers += _jupyter(os.path.join(folder, name, RUNTIME_FOLDER))["servers"]
+            servers += _jupyter(os.path.join(folder, name, RUNTIME_FOLDER), strict=True)["servers"]
     return {"servers": servers[:MOST_SERVERS]}
 
 
@@ -109,10 +134,21 @@ def _written(path: str) -> float:
         return 0.0
 
 
-def _server(path: str, *, own: bool) -> "Iterator[dict[str, Any]]":
-    """One server, where its file is whole: it is not while it is being written."""
+def _owner(path: str) -> int:
     try:
-        written, found = _written(path), json.loads(read(path))
+        return os.stat(path).st_uid
+    except (OSError, ValueError):
+        return -1
+
+
+def _server(path: str, *, own: bool, strict: bool) -> "Iterator[dict[str, Any]]":
+    """One server, where its file is whole: it is not while it is being written.
+
+    `own`: the file is on this container's own file system; `strict`: it counts only if its owner's process wrote it.
+    """
+    try:
+        content, info = _opened(path, MAX_BYTES)
+        written, found = info.st_mtime, json.loads(content)
     except (OSError, ValueError, RecursionError):
         return
     if not isinstance(found, dict):
@@ -121,9 +157,15 @@ def _server(path: str, *, own: bool) -> "Iterator[dict[str, Any]]":
     server = {key: found.get(key, kind()) for key, kind in kinds.items()}
     if not all(isinstance(server[key], kind) for key, kind in kinds.items()):
         return
-    if server["sock"]:
-        _written(server["sock"])  # asked here, so that a dead mount below it holds up this thread and not the engine
-    alive = server["pid"] > 0 and _alive(server["pid"], written, "jupyter")
+    pid, owner = server["pid"], info.st_uid
+    if server["sock"]:  # asked here, so that a dead mount below it holds up this thread and not the engine
+        listener = _owner(server["sock"])
+        if strict and listener not in (-1, owner):
+            return
+    if strict and _uid(pid) not in (-1, owner):
+        return
+    # an own program that starts the server has any name; a file on a shared mount may be another container's
+    alive = pid > 0 and _alive(pid, written, JUPYTERS, ("python",) if own else ())
     yield {**server, "file": path, "alive": alive, "of_this_life": own and _of_this_life(written)}
 
 
@@ -184,7 +226,7 @@ def _pid(path: str) -> "Iterator[dict[str, Any]]":
     except OSError:
         return
     if text.isdigit() and 0 < len(text) < 10:
-        alive = _alive(int(text), written, "sshd")
+        alive = _alive(int(text), written, ("sshd",))
         yield {"file": path, "pid": int(text), "alive": alive, "of_this_life": _of_this_life(written)}
 
 
