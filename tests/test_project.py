@@ -42,8 +42,11 @@ ONLY_IN = {
 }
 """Heavy libraries, and the only files that import them."""
 
+IO = ("anyio", "asyncio", "os", "socket", "subprocess", "threading", "time")
+
 NEVER_IN = {
     "engine.py": ("asyncio",),  # its time is tested on trio's MockClock
+    **dict.fromkeys(("cluster/evidence.py", "cluster/localise.py", "cluster/pairing.py"), IO),  # pure, by design
 }
 
 OF_PROBE = {
@@ -52,6 +55,9 @@ OF_PROBE = {
     "checks/service_*": ("model", "registry", "context", "options", "checks"),  # a kind of target declares its settings
     "checks/reaching.py": ("model", "context", "redact"),  # others' words are cut, which must not cut a secret in two
     "checks/*": ("model", "registry", "context"),
+    "cluster/evidence.py": (),
+    "cluster/localise.py": ("cluster",),  # the planner: evidence and pairing, both as pure as itself
+    "cluster/pairing.py": ("cluster",),
     "engine.py": ("model", "context"),
     "plan.py": ("model",),
     "verdict.py": ("model",),
