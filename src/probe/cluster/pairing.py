@@ -47,14 +47,22 @@ class Pairing:
 
     def suspects(self, evidence: Evidence, reading: Reading) -> None:
         """Each suspect with a certified partner of its own."""
+        self.sure |= self._match(reading.suspects, evidence, reading, reading.strikes)
+
+    def _match(self, hosts: Iterable[int], evidence: Evidence, reading: Reading, strikes: int) -> bool:
+        """Give `hosts` certified partners that they have not met, of groups in which they failed less than `strikes`.
+
+        Whether any got one.
+        """
+        before = len(self.pairs)
         pool = self._open(host for component in reading.components for host in self._fit(component))
-        for suspect in self._fit(reading.suspects):
+        for suspect in self._fit(hosts):
             met = reading.met(evidence.failed[suspect])
-            able = [host for host in pool if met[reading.group_of[host]] < reading.strikes]
+            able = [host for host in pool if met[reading.group_of[host]] < strikes]
             if (partner := self._partner(suspect, able, evidence)) is not None:
                 pool.remove(partner)
                 self._take(suspect, partner)
-                self.sure = True
+        return len(self.pairs) > before
 
     def bridges(self, *, doubted: bool) -> None:
         """Each component with a larger one that it may work with; between two that failed, enough pairs to be sure.
@@ -90,6 +98,8 @@ class Pairing:
             strangers = (room for room in rooms if len(self._works.failed[host].intersection(room)) < 2)
             others = [other for room in strangers for other in room] + condemned
             self._together(host, others)
+        if self.pairs:  # a round is made anyway: who is idle in it hears one more opinion
+            self._match(condemned, self._works, self._reading, self._reading.strikes + 1)
 
     def suspects_together(self, *, counted: bool) -> None:
         suspects = self._fit(self._reading.suspects)
@@ -107,29 +117,31 @@ class Pairing:
 
     def _partner(self, host: int, pool: Sequence[int], evidence: Evidence) -> int | None:
         """The first of the pool not met before, of another leaf if there is one."""
-        strangers = [other for other in pool if other not in evidence.failed[host] and self._may(host, other)]
-        elsewhere = (other for other in strangers if self._elsewhere(host, other, evidence))
-        found = next(elsewhere, None) if self._leaves else None
-        return next(iter(strangers), None) if found is None else found
+        strangers = (other for other in pool if other not in evidence.failed[host] and self._may(host, other))
+        if self._leaves is None:
+            return next(strangers, None)
+        found = list(strangers)
+        return next((other for other in found if self._elsewhere(host, other, evidence)), found[0] if found else None)
 
     def _elsewhere(self, host: int, other: int, evidence: Evidence) -> bool:
         assert self._leaves is not None
         return self._leaves[other] not in {self._leaves[met] for met in (host, *evidence.failed[host])}
 
     def _bridge(self, rooms: Sequence[list[int]], larger: int, place: int, enough: int) -> bool:
-        """Pairs across two components: one if none failed so far, else as many as are missing."""
-        failed = len(self._reading.across.get((larger, place), ()))
-        wanted = enough - failed if failed else 1
+        """Pairs across two components: one if none failed so far, else what is missing, of hosts not asked before."""
+        failed = self._reading.across.get((larger, place), ())
+        wanted = max(1, enough - len(failed)) if failed else 1
+        asked = {host for link in failed for host in link}
         before = len(self.pairs)
-        for a in list(rooms[place]):
-            if len(self.pairs) - before >= wanted:
-                break
-            if (
-                b := next((b for b in rooms[larger] if b not in self._works.failed[a] and self._may(a, b)), None)
-            ) is not None:
+        for a in sorted(rooms[place], key=lambda host: host in asked):
+            others = sorted(rooms[larger], key=lambda host: host in asked) if failed else rooms[larger]
+            b = next((b for b in others if b not in self._works.failed[a] and self._may(a, b)), None)
+            if b is not None:
                 rooms[place].remove(a)
                 rooms[larger].remove(b)
                 self._take(a, b)
+            if len(self.pairs) - before == wanted:
+                return True
         return len(self.pairs) > before
 
     def _together(self, host: int, others: Iterable[int], *, counted: bool = True) -> None:
