@@ -35,6 +35,7 @@ from bench import (  # figures are named for what they measure
     hung,
     hung_services,
     liveness,
+    planner,
     services,
 )
 from bench.measure import Bench, Figure, Value, gpus, machine_name, provenance
@@ -55,6 +56,7 @@ MEASURES: dict[str, Measure] = {
     "memory": services.memory,
     "rested": services.rested,
     "growth": growth.measure,
+    "planner": planner.measure,
 }
 NEED_GPUS = {"gpu", "cuda_only", "bench"}
 
