@@ -38,6 +38,8 @@ class Cluster:
     slow: Mapping[int, float] = field(default_factory=dict)
     slow_links: Mapping[tuple[int, int], float] = field(default_factory=dict)
     noise: float = 0.03
+    crowd: int | None = None
+    """With more groups at a time the network is full, and all have half the speed."""
     mesh: bool = False
     seed: int = 0
 
@@ -47,6 +49,7 @@ class Cluster:
 
     def answer(self, asked: Round) -> list[Result]:
         self.rounds.append(asked)
+        self.share = 0.5 if self.crowd is not None and len(asked.groups) > self.crowd else 1.0
         return [self.test(asked.kind, group) for group in asked.groups]
 
     def test(self, kind: Kind, group: Sequence[int]) -> Result:
@@ -76,7 +79,7 @@ class Cluster:
         """That of the slowest part, give or take some noise."""
         parts = [self.slow.get(host, GBPS) for host in group]
         parts += [self.slow_links.get(link, GBPS) for link in self.used(group)] if self.slow_links else []
-        return min(parts) * self.random.uniform(1 - self.noise, 1 + self.noise)
+        return self.share * min(parts) * self.random.uniform(1 - self.noise, 1 + self.noise)
 
 
 def run(planner: Planner, cluster: Cluster) -> Diagnosis:
