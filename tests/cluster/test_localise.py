@@ -179,6 +179,15 @@ def test_two_classes_are_named_exactly(seed: int) -> None:
     assert dict.fromkeys(sorted(other), "works in another partition") == found.left_out
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_partition_is_found_in_few_rounds(seed: int) -> None:
+    """A suspect is sent where it may belong, not again to a group it failed with twice."""
+    others = Random(seed).sample(range(64), 16)  # noqa: S311 - makes faults
+    cluster = Cluster(64, classes=dict.fromkeys(others, 1), seed=seed)
+    planned(cluster, local=False)
+    assert len(cluster.rounds) <= 9
+
+
 def test_whoever_is_condemned_late_is_still_tested_with_the_condemned() -> None:
     """Three classes: hosts 1 and 7 are condemned when the others have had their rounds together."""
     order = "21000201002222"

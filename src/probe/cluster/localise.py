@@ -308,7 +308,7 @@ class Planner:
             for group in groups
             if len(group) > 2 or (len(group) == 2 and group[1] not in self._works.passed[group[0]])
         ]
-        verdicts = (yield from self._ask(Kind.HALVES, asked, weight=self.strikes)) if asked else []
+        verdicts = (yield from self._ask(Kind.HALVES, asked)) if asked else []
         failed = {group for group, ok in zip(asked, verdicts, strict=True) if ok is False}
         return [tuple(group) in failed for group in groups]
 
@@ -322,7 +322,7 @@ class Planner:
 
     # ---- asking ------------------------------------------------------------------------------------------------------
 
-    def _ask(self, kind: Kind, groups: Sequence[tuple[int, ...]], weight: int = 1) -> Asking:
+    def _ask(self, kind: Kind, groups: Sequence[tuple[int, ...]]) -> Asking:
         """Ask for one round, as often as wanted; a group passes when it passed every time."""
         verdicts: list[bool | None] = [None] * len(groups)
         gbps: dict[int, float] = {}
@@ -341,7 +341,7 @@ class Planner:
             left = [at for at in left if verdicts[at]]
         for group, ok in zip(groups, verdicts, strict=True):
             if ok is not None:
-                self._works.add(group, ok=ok, weight=weight)
+                self._works.add(group, ok=ok)
         self._clock(kind, {groups[at]: each for at, each in gbps.items() if verdicts[at]})
         return verdicts
 

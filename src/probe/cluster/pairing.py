@@ -55,7 +55,7 @@ class Pairing:
         Whether any got one.
         """
         before = len(self.pairs)
-        pool = self._open(host for component in reading.components for host in self._fit(component))
+        pool = [host for component in reading.components for host in self._fit(component)]
         for suspect in self._fit(hosts):
             met = reading.met(evidence.failed[suspect])
             able = [host for host in pool if met[reading.group_of[host]] < strikes]
@@ -69,7 +69,7 @@ class Pairing:
 
         Two that never failed with each other ride along in a round that is made anyway: their world would say the same.
         """
-        rooms = [self._open(self._fit(component)) for component in self._reading.components]
+        rooms = [self._fit(component) for component in self._reading.components]
         asked: set[int] = set()
         for enough in (2, PARTITION_PAIRS):  # first find out where it belongs, then make sure where it does not
             for place in range(1, len(rooms)):
@@ -159,11 +159,6 @@ class Pairing:
     def _take(self, a: int, b: int) -> None:
         self._free -= {a, b}
         self.pairs.append((a, b))
-
-    def _open(self, hosts: Iterable[int]) -> list[int]:
-        """Those without a failing link first: a partner must not bring a doubt of its own."""
-        touched = {host for link in self._reading.failing for host in link}
-        return sorted(hosts, key=lambda host: host in touched)
 
     def _fit(self, hosts: Iterable[int]) -> list[int]:
         """The free ones, in no order."""
