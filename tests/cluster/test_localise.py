@@ -1,4 +1,7 @@
-"""The planner against simulated clusters: what it names, what it never names, and what it asks for."""
+"""The planner against simulated clusters: what it names, what it never names, and what it asks for.
+
+Over 300 lines: properties, the weakened planners that break them, then one case each of what a gate can meet.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -409,6 +412,16 @@ def test_what_could_not_be_tested_proves_nothing() -> None:
     _, found = planned(Cluster(6, untestable=1.0))
     assert ({}, {}, (), ()) == (found.bad, found.absent, found.links, found.pairs)
     assert dict.fromkeys(range(6), "not tested with another host") == found.undetermined
+
+
+def test_a_world_that_could_not_be_tested_is_tried_again_when_all_pairs_work() -> None:
+    steps = Planner(4, local=False).rounds()
+    asked, seen = next(steps), ["world"]
+    with pytest.raises(StopIteration) as done:
+        while True:
+            asked = steps.send([Result(None if asked.kind is Kind.WORLD else True)] * len(asked.groups))
+            seen.append(asked.kind.value)
+    assert (["world", "ring", "ring", "confirm"], (0, 1, 2, 3)) == (seen, done.value.value.confirmed)
 
 
 def test_a_host_that_cannot_be_tested_is_not_asked_for_ever() -> None:

@@ -228,7 +228,8 @@ class Planner:
         failed_for_nothing = 0
         while failed_for_nothing < TIRED:
             hosts = self._survivors()
-            if len(hosts) < 2 or (not self._world_failed and hosts == self._present()):
+            only_slow = self._world_slow and not self._world_failed
+            if len(hosts) < 2 or (only_slow and hosts == self._present()):
                 return
             before = self._found()
             yield from self._world(Kind.CONFIRM, hosts)
