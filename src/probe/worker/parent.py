@@ -185,25 +185,37 @@ class Children:
         target: str = "",
         cwd: str = "/",
         environment: Mapping[str, str | None] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> Process:
-        """Run somebody else's program under ``exec.py``; its fd 1 is the reply pipe, kept whole in `output`."""
+        """Run somebody else's program under ``exec.py``; its fd 1 is the reply pipe.
+
+        What it writes there is kept whole in `output`; of one that is given a `stdin`, and so talked with, it comes
+        as lines.
+        """
         process = Process(worker, target)
-        process.raw = True
+        process.raw = stdin == subprocess.DEVNULL
 
         def wrapped(reply_fd: int) -> list[str]:
             wrapper = bootstrap("exec", sys.version_info[:2])
             return [sys.executable, *wrapper, str(reply_fd), str(os.getpid()), cwd, "--", *argv]
 
-        self._spawn(process, wrapped, [], environment or {})
+        self._spawn(process, wrapped, [], environment or {}, stdin)
         return process
 
-    def _spawn(self, process: Process, argv: Any, passed: list[int], environment: Mapping[str, str | None]) -> None:
+    def _spawn(
+        self,
+        process: Process,
+        argv: Any,
+        passed: list[int],
+        environment: Mapping[str, str | None],
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
         reply_fd, reply_end = os.pipe2(os.O_CLOEXEC)
         stderr_fd, stderr_end = os.pipe2(os.O_CLOEXEC)
         try:
             spawned = subprocess.Popen(
                 argv(reply_end),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=stderr_end,
                 stderr=stderr_end,
                 pass_fds=(reply_end, *passed),
