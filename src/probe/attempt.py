@@ -1,4 +1,4 @@
-"""What must hold around one run of ``probe check`` from its first line on: a process without strangers, nets, signals.
+"""What must hold around one run of a check or a gate from its first line on: no strangers, nets, signals.
 
 ::
 
@@ -19,7 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 from probe import exits
-from probe.clock import DEFAULT_BUDGET_S, SMALLEST_BUDGET_S, Budget, parse_duration
+from probe.clock import DEFAULT_BUDGET_S, GATE_BUDGET_S, SMALLEST_BUDGET_S, Budget, parse_duration
 from probe.nets import Nets
 from probe.output import write
 from probe.worker.parent import become_subreaper, children_of_this_process
@@ -51,9 +51,9 @@ class Attempt:
     def _leave_early(self, why: str) -> None:
         what = "undetermined" if why == "late" else why
         words = "probe itself was held up" if why == "late" else f"probe was {why}"
-        text = f"{what}: {words} before it could start a check\n"
+        text = f"{what}: {words} before it could start\n"
         if wants_json(sys.argv):
-            text = f'{{"schema":"probe.error/1","message":"{text.strip()}","where":"probe check","allowed":[]}}\n'
+            text = f'{{"schema":"probe.error/1","message":"{text.strip()}","where":"probe","allowed":[]}}\n'
         write(1, text.encode(), time.monotonic() + LAST_WORDS_S)
         if self.column == "slurm":
             write(2, text.encode(), time.monotonic() + LAST_WORDS_S)
@@ -91,7 +91,8 @@ def _fill_standard_descriptors() -> None:
 
 def _early_budget_s() -> float:
     """The budget by flag or environment; the file's is not known yet, and nonsense is complained of later."""
-    text = os.environ.get("PROBE_BUDGET", "")
+    gate = "gate" in sys.argv[1:]  # PROBE_BUDGET is a check's: a container sets it for its own
+    text = "" if gate else os.environ.get("PROBE_BUDGET", "")
     for at, word in enumerate(sys.argv):
         if word == "--budget" and at + 1 < len(sys.argv):
             text = sys.argv[at + 1]
@@ -100,7 +101,7 @@ def _early_budget_s() -> float:
     try:
         return max(parse_duration(text), SMALLEST_BUDGET_S)
     except ValueError:
-        return DEFAULT_BUDGET_S
+        return GATE_BUDGET_S if gate else DEFAULT_BUDGET_S
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:

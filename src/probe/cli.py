@@ -18,6 +18,7 @@ HELP_FLAGS = ["-h", "--help"]
 
 COMMANDS = {
     "check": "Can this container or node do its work now?",
+    "gate": "Can these hosts run a collective job together?",
     "list": "The checks, and in which profiles they run.",
     "explain": "What a fault code means, and its remedy.",
     "config": "The settings in force, and who set them.",
@@ -34,6 +35,10 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name == "gate":
+            from probe.cluster.command import gate
+
+            return gate
         from probe import commands
 
         found: click.Command = getattr(commands, cmd_name.replace("list", "list_"))
@@ -87,7 +92,7 @@ def _ended_by(error: BaseException, column: str) -> int:
 
 def _judges(args: list[str]) -> bool:
     """Whether a check was to run: click does not print its report, and a broken pipe there is one to a child."""
-    return args[:1] == ["check"] and not set(HELP_FLAGS) & set(args)
+    return args[:1] in (["check"], ["gate"]) and not set(HELP_FLAGS) & set(args)
 
 
 def complain(column: str, message: str, where: str, allowed: str = "") -> int:

@@ -35,15 +35,16 @@ def encode(report: Report) -> bytes:
     for check in plain["checks"]:
         if not check["rungs"]:
             del check["rungs"]
-    return _line(plain)
+    return line(plain)
 
 
 def error(message: str, where: str, allowed: Sequence[str] = ()) -> bytes:
     """The one line for a usage or config error."""
-    return _line(msgspec.to_builtins(ErrorReport(ERROR, message, where, tuple(allowed))))
+    return line(msgspec.to_builtins(ErrorReport(ERROR, message, where, tuple(allowed))))
 
 
-def _line(plain: Any) -> bytes:
+def line(plain: Any) -> bytes:
+    """A report of plain values as one line, secrets hidden."""
     return msgspec.json.encode(_fit(plain)) + b"\n"
 
 
@@ -68,7 +69,7 @@ def _hides(key: str, item: Any) -> bool:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of `encode`'s output."""
-    published = _schema(Report, REPORT, "What `probe check --format json` prints.")
+    published = schema_of(Report, REPORT, "What `probe check --format json` prints.")
     always = published["$defs"]["Outcome"]["properties"].keys() - {"rungs"}
     published["$defs"]["Outcome"]["required"] = sorted(always)
     return published
@@ -76,10 +77,11 @@ def schema() -> dict[str, Any]:
 
 def error_schema() -> dict[str, Any]:
     """The JSON Schema of `error`'s output."""
-    return _schema(ErrorReport, ERROR, "What `--format json` prints on exit code 2.")
+    return schema_of(ErrorReport, ERROR, "What `--format json` prints on exit code 2.")
 
 
-def _schema(of: type[msgspec.Struct], name: str, description: str) -> dict[str, Any]:
+def schema_of(of: type[msgspec.Struct], name: str, description: str) -> dict[str, Any]:
+    """The JSON Schema of one type of report, all of whose keys are always there."""
     made = msgspec.json.schema(of)
     top = dict(made["$defs"].pop(of.__name__))
     top["properties"] = {**top["properties"], "schema": {"const": name}}
@@ -102,8 +104,10 @@ def file_of(name: str) -> str:
 
 
 def write_schemas() -> None:
-    """Publish both schemas anew."""
-    for made, name in ((schema(), REPORT), (error_schema(), ERROR)):
+    """Publish all schemas anew."""
+    from probe.report import gate
+
+    for made, name in ((schema(), REPORT), (error_schema(), ERROR), (gate.schema(), gate.REPORT)):
         pretty = msgspec.json.format(msgspec.json.encode(made, order="deterministic"), indent=2)
         with open(file_of(name), "wb") as file:
             file.write(pretty + b"\n")
