@@ -12,10 +12,9 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -103,6 +102,7 @@ class LabHost:
         usual = {
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "PROBE_STATE": str(self.folder / "state"),
+            "HOME": str(self.folder),  # no start-up file of whoever runs the tests
             self.lab.mark_variable: self.name,
             **environment,
         }

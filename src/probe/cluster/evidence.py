@@ -106,7 +106,7 @@ class Evidence:
     """Pairs that passed and pairs that failed, as they come."""
 
     def __init__(self, *, strikes: int = 2, repeated: bool = False) -> None:
-        """`repeated`: faults may come and go, so whoever failed once needs two partners to be certified, not one."""
+        """`repeated`: faults may come and go; whoever failed with a host that works needs two partners, not one."""
         self._strikes = strikes
         self._repeated = repeated
         self._contradicted = False
@@ -129,7 +129,8 @@ class Evidence:
             self.failed[b].add(a)
 
     def certifies(self, host: int) -> bool:
-        return len(self.passed[host]) > (self._repeated and bool(self.failed[host]))
+        doubted = self._repeated and any(self.passed[other] for other in self.failed[host])
+        return len(self.passed[host]) > doubted
 
     def read(self, hosts: Iterable[int]) -> Reading:
         """What is known of `hosts`; those no longer in play still speak for and against their partners.

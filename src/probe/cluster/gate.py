@@ -31,7 +31,7 @@ from probe.cluster.member import Member
 from probe.cluster.model import HostState, Phase, RoundReport, WorldReport
 from probe.cluster.node import judge as judge_node
 from probe.cluster.protocol import TICK_S, Node, NodeReport, Stop, Warm
-from probe.cluster.worlds import Pace, Shape, Stream, Tester
+from probe.cluster.worlds import Company, Pace, Shape, Stream, Tester
 
 REACH_SHARE = 0.35
 """Of the budget, at most, for reaching hosts and again for their own checks: one that hangs must not eat the rest."""
@@ -49,8 +49,12 @@ and every limit grows with it."""
 STALLS_S = {"gloo": 6.0, "nccl": 20.0}
 """A warm round takes 0.2 s with gloo and 1.25 s with NCCL (measured): in this time nothing at all was heard."""
 STALL_PER_HOST_S = 0.02
+FEW_S = {"gloo": 2.0, "nccl": 8.0}
+"""The same for groups that are tested beside others of which most are done: ten times what a warm round takes."""
 MOST_OF_THE_REST = 0.4
 """Of what is left of the budget, for one group: the planner needs several rounds."""
+SLOW = 0.7
+"""Of what the links carry: 8 x 400 Gb/s between two H100 hosts give 370 to 390 of 400 GB/s (0.93)."""
 PHASES = {Kind.LOCAL: Phase.NODE, Kind.WORLD: Phase.WORLD, Kind.CONFIRM: Phase.CONFIRM}
 
 
@@ -124,13 +128,8 @@ class Gate:
     async def _reach_one(self, index: int, host: Host, limiter: anyio.CapacityLimiter, tasks: TaskGroup) -> None:
         try:
             async with limiter:
-                channel = await self.launcher.open(host)
-                member = Member(index, host, channel)
-                try:
-                    with anyio.fail_after(GREET_S):
-                        await member.greet(self.budget.left_s(self.budget.budget_s), self.settings.ifname)
-                except TimeoutError:
-                    raise NotReached("agent_failed", f"the agent said nothing within {GREET_S:.0f} s") from None
+                member = Member(index, host, await self.launcher.open(host))
+                await self._greet(member)
         except NotReached as reason:
             self._not_reached(host, reason)
             return
@@ -144,6 +143,20 @@ class Gate:
         elif self.settings.until != "reach":
             await member.send(Warm())
         self.ledger.changed()
+
+    async def _greet(self, member: Member) -> None:
+        """Hear who it is; an agent that is not ours to work with is let go at once."""
+        met = False
+        try:
+            with anyio.fail_after(GREET_S):
+                await member.greet(self.budget.left_s(self.budget.budget_s), self.settings.ifname)
+            met = True
+        except TimeoutError:
+            raise NotReached("agent_failed", f"the agent said nothing within {GREET_S:.0f} s") from None
+        finally:
+            if not met:
+                with anyio.CancelScope(shield=True):
+                    await member.channel.close()
 
     def _not_reached(self, host: Host, reason: NotReached) -> None:
         state = HostState.SKEWED if reason.reason == "other_version" else HostState.UNREACHABLE
@@ -233,6 +246,14 @@ class Gate:
                     problem = Problem(HostState.SKEWED, "gate.node", words, {"reason": "fewer_gpus"})
                     ledger.leave_out(member.name, problem)
         ledger.backend, ledger.nproc = backend, nproc or 1
+        carried_gbps = [links_gbps(member, ledger.nproc) for member in ledger.taking_part]
+        ledger.least_gbps = settings.min_busbw_gbps
+        if backend == "nccl" and len(carried_gbps) > 1 and all(carried_gbps):
+            ledger.least_gbps = settings.min_busbw_gbps or SLOW * min(carried_gbps)
+            if ledger.least_gbps > min(carried_gbps):
+                ledger.notes.append(
+                    f"--min-busbw {ledger.least_gbps:g} is more than the links carry ({min(carried_gbps):g} GB/s)"
+                )
 
     def _gpus(self, member: Member) -> int:
         """How many GPUs ranks could have there."""
@@ -255,11 +276,15 @@ class Gate:
     # -- the planner's rounds -----------------------------------------------------------------------------------------
 
     def _pace(self) -> Pace:
-        slowest_s = max((member.import_s for member in self.ledger.taking_part), default=0.0)
-        load = max(1.0, slowest_s / SLOW_IMPORT_S)
-        stall_s = (STALLS_S[self.ledger.backend] + STALL_PER_HOST_S * len(self.ledger.taking_part)) * load
+        stall_s = STALLS_S[self.ledger.backend] + STALL_PER_HOST_S * len(self.ledger.taking_part)
+        stall_s *= self._load()
         rest_s = max(2.0, MOST_OF_THE_REST * self._left_s())
         return Pace(stall_s=min(stall_s, rest_s), limit_s=rest_s)
+
+    def _load(self) -> float:
+        """By how much longer things take here than on an idle host, as the imports of torch show."""
+        slowest_s = max((member.import_s for member in self.ledger.taking_part), default=0.0)
+        return max(1.0, slowest_s / SLOW_IMPORT_S)
 
     async def _rounds(self) -> None:
         ledger, settings = self.ledger, self.settings
@@ -271,7 +296,7 @@ class Gate:
             strategy=settings.strategy,
             repeat=settings.repeat,
             local=True,
-            min_busbw_gbps=settings.min_busbw_gbps,
+            min_busbw_gbps=ledger.least_gbps,
             names=[member.name for member in players],
             seed=random.SystemRandom().randrange(1 << 30),
         )
@@ -292,7 +317,8 @@ class Gate:
         names = [[ledger.players[host].name for host in group] for group in asked.groups]
         ledger.now_testing(_in_words(asked, names))
         shape = Shape(ledger.backend, ledger.nproc, self.settings.ifname, self.settings.port, self._pace())
-        tester = Tester(shape, seed=random.SystemRandom().randrange(1 << 20))
+        few_s = FEW_S[ledger.backend] * self._load()
+        tester = Tester(shape, Company(len(asked.groups), few_s), seed=random.SystemRandom().randrange(1 << 20))
         results: list[Result] = [Result(ok=None)] * len(asked.groups)
         began = time.monotonic()
 
@@ -337,7 +363,7 @@ class Gate:
             ledger.local_gbps[heard.members[0].name] = gbps
         if kind not in (Kind.WORLD, Kind.CONFIRM):
             return
-        for name in heard.no_rendezvous:
+        for name in heard.no_rendezvous if heard.rendezvous else ():  # formed around another: only the port is at fault
             words = f"the others cannot reach its port: {'; '.join(heard.unreached)}"[:400]
             ledger.warn(name, Problem(HostState.READY, "gate.world", words, {"reason": "rendezvous"}))
         if not result.ok:
@@ -383,6 +409,16 @@ class Gate:
             await member.send(Stop())
             await member.gone.wait()
         await member.channel.close()
+
+
+def links_gbps(member: Member, nproc: int) -> float:
+    """What a host's InfiniBand or RoCE ports carry for so many ranks, in GB/s; 0: not known, and so not judged.
+
+    Its fastest ports only, and no more of them than ranks: beside one for each GPU there are others, for storage.
+    """
+    ports = [port.rate_gbps for port in member.facts.infiniband if port.state == "ACTIVE"] if member.facts else []
+    fastest = [rate for rate in ports if rate == max(ports)]
+    return sum(fastest[:nproc]) / 8
 
 
 def _in_words(asked: Asked, names: Sequence[Sequence[str]]) -> str:

@@ -26,12 +26,6 @@ from probe.model import Cause, Outcome, Profile, Reference, Scalar, Severity, St
 from probe.redact import is_secret
 
 SCHEMA = "probe.gate/1"
-STATUS = {
-    HostState.READY: Status.WARN,
-    HostState.UNDETERMINED: Status.UNKNOWN,
-    HostState.SLOW: Status.WARN,
-    HostState.BUSY: Status.FAIL,
-}
 REASON_STATES = {"lost": HostState.ABSENT, "agent_lost": HostState.ABSENT}
 
 
@@ -71,7 +65,13 @@ def report(ledger: Ledger, head: Head, wants: Wants) -> GateReport:
     problems = _problems(ledger, diagnosis, names)
     states = {host.name: _state(ledger, host.name, problems, diagnosis, names, wants) for host in ledger.hosts}
     clean = _clean(ledger, diagnosis, names, wants, states)
-    found = [*_found(problems), *_links(diagnosis, names), *_partitions(partitions, skews), *_skews(skews, ledger)]
+    found = [
+        *_found(problems),
+        *_pace(ledger, clean),
+        *_links(diagnosis, names),
+        *_partitions(partitions, skews),
+        *_skews(skews, ledger),
+    ]
     verdict = _verdict(ledger, head, clean, found, wants)
     causes, remedies = _causes(found)
     hosts = tuple(_host(ledger, host.name, states[host.name], problems, remedies) for host in ledger.hosts)
@@ -121,7 +121,9 @@ def _problems(ledger: Ledger, diagnosis: Diagnosis | None, names: Sequence[str])
         state = REASON_STATES.get(reason, HostState.BAD if own else HostState.ABSENT)
         problems.setdefault(names[host], Problem(state, "gate.world", own or words, {"reason": reason}))
     for host, words in diagnosis.slow.items():
-        problems.setdefault(names[host], Problem(HostState.SLOW, "gate.world", words, {"reason": "host_slow"}))
+        problems.setdefault(
+            names[host], Problem(HostState.SLOW, "gate.world", words, {"reason": "host_slow"}, status=Status.WARN)
+        )
     for host, words in diagnosis.undetermined.items():
         data = {"reason": "host_undetermined"}
         problems.setdefault(names[host], Problem(HostState.UNDETERMINED, "gate.world", words, data))
@@ -230,6 +232,16 @@ def _found(problems: Mapping[str, Problem]) -> list[_Found]:
     return [_Found(problem, (host,)) for host, problem in problems.items()]
 
 
+def _pace(ledger: Ledger, clean: Sequence[str]) -> list[_Found]:
+    """A world that worked, and not as fast as it must."""
+    world, least_gbps = ledger.world, ledger.least_gbps
+    if clean or world is None or world.busbw_gbps is None or least_gbps is None or world.busbw_gbps >= least_gbps:
+        return []
+    words = f"the world of {world.hosts} hosts works, at {world.busbw_gbps:.3g} GB/s of at least {least_gbps:.3g}"
+    problem = Problem(HostState.SLOW, "gate.world", words, {"reason": "world_slow"})
+    return [_Found(problem, tuple(host.name for host in ledger.hosts))]
+
+
 def _links(diagnosis: Diagnosis | None, names: Sequence[str]) -> list[_Found]:
     found = []
     for link in diagnosis.links if diagnosis else ():
@@ -266,7 +278,13 @@ def _partitions(partitions: Sequence[Sequence[str]], skews: Iterable[Skew]) -> l
 def _skews(skews: Iterable[Skew], ledger: Ledger) -> list[_Found]:
     found = [
         _Found(
-            Problem(HostState.READY, "gate.skew", f"hosts differ in {skew.in_words(one)}", {"reason": "skew"}),
+            Problem(
+                HostState.READY,
+                "gate.skew",
+                f"hosts differ in {skew.in_words(one)}",
+                {"reason": "skew"},
+                status=Status.WARN,
+            ),
             tuple(host for group in one.groups[1:] for host in group.hosts),
             weight=2,
         )
@@ -280,7 +298,7 @@ def _skews(skews: Iterable[Skew], ledger: Ledger) -> list[_Found]:
     }
     for host, offset_s in skew.clocks(known).items():
         words = f"{host}: its clock is {abs(offset_s):.1f} s {'ahead' if offset_s > 0 else 'behind'}"
-        problem = Problem(HostState.READY, "gate.skew", words, {"reason": "clock"})
+        problem = Problem(HostState.READY, "gate.skew", words, {"reason": "clock"}, status=Status.WARN)
         found.append(_Found(problem, (host,), weight=2))
     for host, problem in ledger.warnings:
         if host not in ledger.out:
@@ -291,7 +309,9 @@ def _skews(skews: Iterable[Skew], ledger: Ledger) -> list[_Found]:
 
 def _left(host: str, left: Sequence[object]) -> _Found:
     words = f"{len(left)} processes were killed and have not gone"
-    return _Found(Problem(HostState.READY, "gate.end", words, {"reason": "left_behind"}), (host,), weight=1)
+    return _Found(
+        Problem(HostState.READY, "gate.end", words, {"reason": "left_behind"}, status=Status.WARN), (host,), weight=1
+    )
 
 
 def _causes(found: Sequence[_Found]) -> tuple[tuple[Cause, ...], dict[str, str]]:
@@ -330,8 +350,7 @@ def _fault(problem: Problem) -> tuple[str, str, Who, int]:
     """Code, remedy, who and priority: the host's own report's, else the catalogue's."""
     if problem.code:
         return problem.code, problem.remedy, Who(problem.who), 50
-    status = STATUS.get(problem.state, Status.FAIL)
-    outcome = Outcome(problem.check, "", status, Severity.CRITICAL, problem.summary, 0.0, 0.0, problem.data)
+    outcome = Outcome(problem.check, "", problem.status, Severity.CRITICAL, problem.summary, 0.0, 0.0, problem.data)
     fault = faults.recognise(outcome)
     return fault.code, fault.remedy, fault.who, fault.priority
 

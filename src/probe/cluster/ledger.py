@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from probe.cluster.hosts import Host
 from probe.cluster.localise import Planner
 from probe.cluster.member import Member
 from probe.cluster.model import HostState, Phase, RoundReport, WorldReport
 from probe.cluster.node import NodeFinding
-from probe.model import Scalar
+from probe.model import Scalar, Status
 
 
 class Problem(Struct, frozen=True):
@@ -26,6 +27,8 @@ class Problem(Struct, frozen=True):
     """A fault of the host's own report, with its remedy and who; empty: the catalogue's to say."""
     remedy: str = ""
     who: str = ""
+    status: Status = Status.FAIL
+    """WARN: it does not keep the host out."""
 
 
 class Ledger(Struct):
@@ -53,6 +56,8 @@ class Ledger(Struct):
     """What the last world that failed said."""
     backend: str = ""
     nproc: int = 0
+    least_gbps: float | None = None
+    """A world slower than this is not ready: as asked, else by what the links carry, where that is known."""
     local_gbps: dict[str, float] = field(default_factory=dict)
     """busbw within each host, where it has several ranks."""
     notes: list[str] = field(default_factory=list)
@@ -68,7 +73,7 @@ class Ledger(Struct):
         self.changed()
 
     def warn(self, host: str, problem: Problem) -> None:
-        self.warnings.append((host, problem))
+        self.warnings.append((host, replace(problem, status=Status.WARN)))
 
     def now_testing(self, words: str) -> None:
         self.testing = words

@@ -16,7 +16,7 @@ from random import Random
 
 from probe.cluster.evidence import ENOUGH, PARTITION_PAIRS, Evidence, Pair, Reading, pair
 
-ASKED = 3
+ASKED = 3000
 """How often a pair is asked for at most: some cannot be tested, and no answer is no reason to ask for ever."""
 
 
@@ -117,29 +117,31 @@ class Pairing:
 
     def _partner(self, host: int, pool: Sequence[int], evidence: Evidence) -> int | None:
         """The first of the pool not met before, of another leaf if there is one."""
-        strangers = [other for other in pool if other not in evidence.failed[host] and self._may(host, other)]
-        elsewhere = (other for other in strangers if self._elsewhere(host, other, evidence))
-        found = next(elsewhere, None) if self._leaves else None
-        return next(iter(strangers), None) if found is None else found
+        strangers = (other for other in pool if other not in evidence.failed[host] and self._may(host, other))
+        if self._leaves is None:
+            return next(strangers, None)
+        found = list(strangers)
+        return next((other for other in found if self._elsewhere(host, other, evidence)), found[0] if found else None)
 
     def _elsewhere(self, host: int, other: int, evidence: Evidence) -> bool:
         assert self._leaves is not None
         return self._leaves[other] not in {self._leaves[met] for met in (host, *evidence.failed[host])}
 
     def _bridge(self, rooms: Sequence[list[int]], larger: int, place: int, enough: int) -> bool:
-        """Pairs across two components: one if none failed so far, else as many as are missing."""
-        failed = len(self._reading.across.get((larger, place), ()))
-        wanted = enough - failed if failed else 1
+        """Pairs across two components: one if none failed so far, else what is missing, of hosts not asked before."""
+        failed = self._reading.across.get((larger, place), ())
+        wanted = max(1, enough - len(failed)) if failed else 1
+        asked = {host for link in failed for host in link}
         before = len(self.pairs)
-        for a in list(rooms[place]):
-            if len(self.pairs) - before >= wanted:
-                break
-            if (
-                b := next((b for b in rooms[larger] if b not in self._works.failed[a] and self._may(a, b)), None)
-            ) is not None:
+        for a in sorted(rooms[place], key=lambda host: host in asked):
+            others = sorted(rooms[larger], key=lambda host: host in asked) if failed else rooms[larger]
+            b = next((b for b in others if b not in self._works.failed[a] and self._may(a, b)), None)
+            if b is not None:
                 rooms[place].remove(a)
                 rooms[larger].remove(b)
                 self._take(a, b)
+            if len(self.pairs) - before == wanted:
+                return True
         return len(self.pairs) > before
 
     def _together(self, host: int, others: Iterable[int], *, counted: bool = True) -> None:

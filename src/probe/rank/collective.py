@@ -10,7 +10,8 @@
 
 Every step is said before it is done, so that a hang has a name; nothing here waits for a host that may never come
 without `timeout_s`, and where a library does all the same (gloo's mesh), the agent kills. Records: ``step``, ``store``,
-``cases``, ``gathered``, ``rate``, ``done``, and ``failed`` with what torch raised.
+``cases``, ``gathered``, ``rate``, ``done``, ``skipped`` (a size that
+would take too long on this network), and ``failed`` with what torch raised.
 
 Standard library, torch and the files beside this one; Python >= 3.9.
 """
@@ -35,6 +36,8 @@ GATHER_WORDS_MANY = 64
 RATE_S = 0.3
 """About how long the rate is measured; a size whose one go would take longer than `SLOWEST_S` is left out."""
 SLOWEST_S = 3.0
+TELLING_BYTES = 1 << 17
+"""Below this latency is most of what is measured, and says nothing about larger sizes."""
 MAX_GOES = 20
 
 
@@ -43,11 +46,12 @@ def main(child: Any, job: dict[str, Any]) -> None:
     if job["task"] == "torchrun":
         child.load(os.path.join(FOLDER, "torchrun.py")).main(child, job)
         return
+    rank = Rank(child, job)
     try:
-        Rank(child, job).run()
+        rank.run()
     except Exception as error:  # noqa: BLE001 - whatever torch raises is the finding itself
         text = str(error).strip().replace("\n", " ") or type(error).__name__
-        child.say("failed", text=text[:1000], kind=type(error).__name__)
+        rank.say("failed", text[:1000], kind=type(error).__name__)
         os._exit(1)  # so that torchrun takes it for a failure, as it would a job's
 
 
@@ -81,8 +85,12 @@ class Rank:
             torch.cuda.set_device(self.device)
         self._join()
         # the smallest first: a link on which nothing passes is found before anything large waits on it
+        took_s, done_bytes = 0.0, 0
         for size_bytes in self.job["sizes_bytes"]:
-            self._cases(size_bytes)
+            if done_bytes >= TELLING_BYTES and took_s * size_bytes / done_bytes > SLOWEST_S:
+                self.say("skipped", bytes=size_bytes, expected_s=round(took_s * size_bytes / done_bytes, 1))
+                break
+            took_s, done_bytes = self._cases(size_bytes), size_bytes
         self._gather()
         self._rates()
         self.dist.barrier()
@@ -128,8 +136,8 @@ class Rank:
 
     # -- what is verified ---------------------------------------------------------------------------------------------
 
-    def _cases(self, size_bytes: int) -> None:
-        """An all-reduce of each dtype and kind of data, every word of whose result is compared."""
+    def _cases(self, size_bytes: int) -> float:
+        """An all-reduce of each dtype and kind of data, every word of whose result is compared; the slowest's time."""
         self.step(f"all-reduce of {size_bytes} bytes")
         began = time.perf_counter()
         wrong = []
@@ -138,8 +146,11 @@ class Rank:
                 self.iteration += 1
                 if found := self._case(self.pattern.FORMATS[name], kind, size_bytes):
                     wrong.append({"dtype": name, "kind": kind, **found})
-        elapsed_s = round(time.perf_counter() - began, 6)
-        self.say("cases", bytes=size_bytes, verified=len(DTYPES) * len(KINDS), wrong=wrong, elapsed_s=elapsed_s)
+        elapsed_s = self._agreed(time.perf_counter() - began)
+        self.say(
+            "cases", bytes=size_bytes, verified=len(DTYPES) * len(KINDS), wrong=wrong, slowest_s=round(elapsed_s, 6)
+        )
+        return elapsed_s
 
     def _case(self, form: Any, kind: str, size_bytes: int) -> dict[str, Any] | None:
         words = max(1, size_bytes // form.dtype.itemsize)
@@ -199,7 +210,7 @@ class Rank:
         predicted_s = 0.0
         done_bytes = 0
         for size_bytes in self.job["rates_bytes"]:
-            if done_bytes and predicted_s * size_bytes / done_bytes > SLOWEST_S:
+            if done_bytes >= TELLING_BYTES and predicted_s * size_bytes / done_bytes > SLOWEST_S:
                 return
             self.step(f"rate of {size_bytes} bytes")
             predicted_s, done_bytes = self._rate(size_bytes), size_bytes

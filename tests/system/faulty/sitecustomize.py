@@ -1,7 +1,7 @@
 """Makes the ranks of one host faulty, by its environment: loaded by every Python that has this folder on its path.
 
 ``LAB_FAULT``: kill, stop, segv (at the first all-reduce), wrong (every all-reduce and all-gather sends a wrong word),
-sleep (every all-reduce waits). The program under test knows nothing of it.
+sleep (every all-reduce waits); ``LAB_FROM``: only in worlds of so many ranks. The program under test knows nothing of it.
 """
 
 import os
@@ -21,6 +21,8 @@ def spoil(module: Any, fault: str) -> None:
     plain_reduce, plain_gather = module.all_reduce, module.all_gather
 
     def all_reduce(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        if module.get_world_size() < int(os.environ.get("LAB_FROM", "1")):
+            return plain_reduce(tensor, *args, **kwargs)
         if fault in ("kill", "segv", "stop"):
             number = {"kill": signal.SIGKILL, "segv": signal.SIGSEGV, "stop": signal.SIGSTOP}[fault]
             os.kill(os.getpid(), number)
@@ -31,7 +33,7 @@ def spoil(module: Any, fault: str) -> None:
         return plain_reduce(tensor, *args, **kwargs)
 
     def all_gather(into: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        if fault == "wrong":
+        if fault == "wrong" and module.get_world_size() >= int(os.environ.get("LAB_FROM", "1")):
             tensor = tensor.clone()
             tensor[0] += 1
         return plain_gather(into, tensor, *args, **kwargs)
