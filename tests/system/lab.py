@@ -10,7 +10,6 @@ processes are found again wherever they moved, and the fault that its ranks shal
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 import uuid
@@ -25,8 +24,8 @@ FAULTY = Path(__file__).with_name("faulty")
 PROGRAMS = ("ip", "tc", "ssh-keygen", "sshd")
 READY_S = 10.0
 LEFT_S = 12.0
-"""How long after its controller a host may still have processes of the gate (the agent's 10 s without a tick, and 2)."""
-LADDER = 0.05
+"""How long after its controller a host may have processes of the gate: 10 s without a tick, and 2 to kill."""
+POLL_S = 0.05
 
 
 def sh(*argv: str, check: bool = True) -> str:
@@ -42,7 +41,7 @@ def wait_for(what: Any, within_s: float, words: str) -> None:
     while not what():
         if time.monotonic() > until:
             raise AssertionError(f"not within {within_s:.0f} s: {words}")
-        time.sleep(LADDER)
+        time.sleep(POLL_S)
 
 
 class LabHost:
@@ -55,8 +54,9 @@ class LabHost:
         self.address = f"10.99.0.{10 + number}"
         self.namespace = f"{lab.mark}{number}"
         self.folder = lab.folder / self.name
-        self.sshd: subprocess.Popen[bytes] | None = None
-        self.environment: dict[str, str] = {}
+        self.running = False
+        self.touched = False
+        """Not as `Lab.make` left it."""
 
     def inside(self, *argv: str) -> str:
         return sh("ip", "netns", "exec", self.namespace, *argv)
@@ -95,10 +95,10 @@ class LabHost:
     def public_key(self) -> str:
         return " ".join((self.folder / "host_key.pub").read_text().split()[:2])
 
-    def start(self, **environment: str) -> None:
-        """Start (or restart) sshd; `environment` is what its sessions get beside the usual."""
+    def start(self, keys: str = "", **environment: str) -> None:
+        """Start (or restart) sshd; `environment` is what its sessions get beside the usual, `keys` who may log in."""
         self.stop()
-        self.environment = environment
+        self.touched = True
         usual = {
             "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             "PROBE_STATE": str(self.folder / "state"),
@@ -110,28 +110,37 @@ class LabHost:
             "Port": "22",
             "ListenAddress": "0.0.0.0",
             "HostKey": str(self.folder / "host_key"),
-            "AuthorizedKeysFile": str(self.lab.folder / "key.pub"),
+            "AuthorizedKeysFile": keys or str(self.lab.folder / "key.pub"),
             "StrictModes": "no",
-            "PidFile": "none",
+            "PidFile": str(self.folder / "pid"),
             "UsePAM": "no",
             "MaxStartups": "200",
             "SetEnv": " ".join(f'"{name}={value}"' for name, value in usual.items() if value),
         }
         path = self.folder / "sshd_config"
         path.write_text("".join(f"{name} {value}\n" for name, value in config.items()))
-        argv = ["ip", "netns", "exec", self.namespace, self.lab.sshd, "-D", "-e", "-f", str(path)]
-        with (self.folder / "log").open("ab") as log:
-            self.sshd = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        # as a daemon: no child of the tests, which must leave none behind
+        self.inside(self.lab.sshd, "-f", str(path), "-E", str(self.folder / "log"))
+        self.running = True
         wait_for(self.listens, READY_S, f"sshd of {self.name}: {(self.folder / 'log').read_text()[-500:]}")
 
+    def mend(self) -> None:
+        """Whatever a test did to it is undone."""
+        self.inside("ip", "link", "set", "eth0", "up")
+        self.inside("ip", "neigh", "flush", "dev", "eth0", "nud", "permanent")
+        sh("ip", "netns", "exec", self.namespace, "tc", "qdisc", "del", "dev", "eth0", "root", check=False)
+        if self.touched or not self.running:
+            self.start()
+            self.touched = False
+
     def listens(self) -> bool:
-        return ":0016 " in self.inside("cat", "/proc/net/tcp")
+        return (self.folder / "pid").exists() and ":0016 " in self.inside("cat", "/proc/net/tcp")
 
     def stop(self) -> None:
-        if self.sshd is not None:
-            self.sshd.kill()
-            self.sshd.wait(5)
-            self.sshd = None
+        if self.running:
+            end(int((self.folder / "pid").read_text()))
+            (self.folder / "pid").unlink()
+        self.running = False
 
     def processes(self) -> dict[int, str]:
         """What runs on this host on behalf of a gate: by the mark that its sshd gives to sessions."""
@@ -175,7 +184,11 @@ class Lab:
         sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key"))
         for host in self.hosts:
             host.make()
-            host.start()
+        self.mend()
+
+    def mend(self) -> None:
+        for host in self.hosts:
+            host.mend()
         self.know()
 
     def know(self) -> None:
@@ -183,6 +196,11 @@ class Lab:
         lines = [f"{host.address} {host.public_key()}\n" for host in self.hosts]
         (self.folder / "known_hosts").write_text("".join(lines))
         (self.folder / "config").write_text("".join(f"Host {h.name}\n  HostName {h.address}\n" for h in self.hosts))
+
+    def forget(self, host: LabHost) -> None:
+        """Take its key out of the known hosts."""
+        path = self.folder / "known_hosts"
+        path.write_text("".join(line for line in path.read_text().splitlines(True) if host.address not in line))
 
     def remove(self) -> None:
         for host in self.hosts:
@@ -205,14 +223,21 @@ class Lab:
 
     def gate(self, *args: str, hosts: Sequence[LabHost] | None = None) -> Ran:
         """Run the gate over all hosts, or some, and let it end."""
-        with self.started(*args, hosts=hosts) as process:
+        return self.run(self.argv(*args, hosts=hosts))
+
+    def run(self, argv: Sequence[str]) -> Ran:
+        with self._started(argv) as process:
             return self.finish(process)
 
+    def started(self, *args: str, hosts: Sequence[LabHost] | None = None) -> Any:
+        """The gate, just started: a context that ends it if it is still there."""
+        return self._started(self.argv(*args, hosts=hosts))
+
     @contextmanager
-    def started(self, *args: str, hosts: Sequence[LabHost] | None = None) -> "Iterator[subprocess.Popen[str]]":
+    def _started(self, argv: Sequence[str]) -> "Iterator[subprocess.Popen[str]]":
         began = time.monotonic()
         process = subprocess.Popen(
-            self.argv(*args, hosts=hosts),
+            argv,
             env=self.env(),
             text=True,
             stdin=subprocess.DEVNULL,
@@ -246,7 +271,3 @@ def needed() -> None:
     for program in PROGRAMS:
         if not shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
             missing(f"needs {program} (apt-get install openssh-server iproute2)")
-
-
-def killed(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)

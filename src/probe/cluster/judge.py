@@ -62,7 +62,8 @@ def report(ledger: Ledger, head: Head, wants: Wants) -> GateReport:
     skews = skew.groups(values(ledger))
     names = [member.name for member in ledger.players]
     partitions = tuple(tuple(names[host] for host in part) for part in diagnosis.partitions) if diagnosis else ()
-    problems = _problems(ledger, diagnosis, names)
+    known = _problems(ledger, diagnosis, names)
+    problems = {host.name: known[host.name] for host in ledger.hosts if host.name in known}  # in the order given
     states = {host.name: _state(ledger, host.name, problems, diagnosis, names, wants) for host in ledger.hosts}
     clean = _clean(ledger, diagnosis, names, wants, states)
     found = [

@@ -1,7 +1,7 @@
 """Makes the ranks of one host faulty, by its environment: loaded by every Python that has this folder on its path.
 
-``LAB_FAULT``: kill, stop, segv (at the first all-reduce), wrong (every all-reduce and all-gather sends a wrong word),
-sleep (every all-reduce waits); ``LAB_FROM``: only in worlds of so many ranks. The program under test knows nothing of it.
+``LAB_FAULT``: kill, stop, segv (at the first all-reduce), wrong (every collective sends a wrong word), sleep (every
+all-reduce waits); ``LAB_FROM``: only in worlds of so many ranks. The program under test knows nothing of it.
 """
 
 import os
