@@ -30,6 +30,8 @@ FILES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rgl
 ONLY_IN = {
     "asyncssh": ("cluster/ssh.py", "checks/ssh.py"),
     "pynvml": ("worker/nvml.py",),
+    "ClusterShell": ("cluster/hosts.py",),
+    "rich": ("cluster/progress.py",),
     "torch": (
         "worker/zygote.py",
         "worker/tensor.py",
@@ -52,6 +54,7 @@ OF_PROBE = {
     "engine.py": ("model", "context"),
     "plan.py": ("model",),
     "verdict.py": ("model",),
+    "report/gate.py": ("report", "cluster"),  # the gate's own report is made of the gate's own types
     "report/*": ("model", "report", "redact", "exits", "faults"),
 }
 """What of probe a file may import; the first pattern that fits counts, and a file that none fits is free."""
@@ -66,6 +69,8 @@ STANDALONE = {
     "worker/nccl.py": ("torch",),
     "worker/model.py": ("torch",),
     "rank/*": ("torch",),
+    "rank/agent.py": ("probe",),  # runs where probe is; tests/rank/test_agent.py sees to it that it loads nothing else
+    "rank/__init__.py": (),
 }
 """Programs that may run in another interpreter than probe's, of Python 3.9 or newer: what they import beside the
 standard library."""

@@ -27,6 +27,8 @@ LOCALHOST = ("localhost", "127.0.0.1", "::1")
 NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?|[0-9A-Fa-f:]{2,39}")
 """A host name, or an IPv4 or IPv6 address: nothing that a shell, ssh or a terminal could take for something else."""
 USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@\\-]{0,63}")
+FOLDED = re.compile(r"\[[\d,/ -]+\]|^@|[!&^]")
+"""What NodeSet is asked for: ranges, groups and set operators. An IPv6 address in brackets is none of it."""
 HOSTFILE = "--hostfile"
 HOSTS = "--hosts"
 
@@ -67,7 +69,10 @@ def from_set(text: str) -> tuple[Host, ...]:
     """The hosts of ``--hosts``: names between commas, folded or not. Raises UsageError."""
     names: list[str] = []
     for part in _parts(text):
-        names += _unfolded(part) if set(part) & set("[]@!&^*") and "@" not in part[1:] else [part]
+        user, at, rest = part.rpartition("@")
+        folded = rest if user else part
+        prefix = f"{user}{at}" if user else ""
+        names += [f"{prefix}{name}" for name in _unfolded(folded)] if FOLDED.search(folded) else [part]
     return _checked(_told_apart(_host(name, HOSTS) for name in names), HOSTS)
 
 

@@ -372,8 +372,13 @@ def _verdict(ledger: Ledger, head: Head, clean: Sequence[str], found: Sequence[_
         return GateVerdict.READY
     if clean:
         return GateVerdict.READY_WITHOUT
-    blamed = [one for one in found if one.weight < 1 and one.problem.data.get("reason") != "host_undetermined"]
-    return GateVerdict.NOT_READY if blamed and not ledger.over else GateVerdict.UNDETERMINED
+    seen = any(one.weight < 1 and _is_a_fault(one.problem) for one in found)
+    return GateVerdict.NOT_READY if seen and not ledger.over else GateVerdict.UNDETERMINED
+
+
+def _is_a_fault(problem: Problem) -> bool:
+    """Something is wrong, even where nobody can say whose fault it is: a pair that fails is no open question."""
+    return problem.state is not HostState.UNDETERMINED or problem.check == "gate.link"
 
 
 def _notes(ledger: Ledger, head: Head, wants: Wants, verdict: GateVerdict) -> tuple[str, ...]:

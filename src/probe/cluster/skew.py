@@ -6,6 +6,7 @@ network plugin, the other did not, and nothing said so).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import NamedTuple
 
 from probe.cluster.hosts import fold
@@ -66,10 +67,7 @@ def clocks(known: Mapping[str, Clock]) -> dict[str, float]:
 
     Against the median of all, so that a wrong clock of the controller's own accuses nobody.
     """
-    if not known:
-        return {}
-    ordered = sorted(clock.offset_s for clock in known.values())
-    middle = ordered[len(ordered) // 2] if len(known) > 2 else 0.0
+    middle = median(clock.offset_s for clock in known.values()) if len(known) > 2 else 0.0
     return {
         host: clock.offset_s - middle
         for host, clock in known.items()

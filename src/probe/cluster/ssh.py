@@ -120,9 +120,10 @@ def _usual_keys() -> tuple[Any, ...]:
 def _key(path: str) -> Any:
     try:
         return asyncssh.read_private_key(os.path.expanduser(path))
-    except asyncssh.KeyEncryptionError:
-        raise UsageError(f"{shown(path)} has a passphrase", "--identity", "a key without one, or ssh-agent") from None
-    except (OSError, asyncssh.KeyImportError, ValueError) as error:
+    except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError) as error:
+        if "passphrase" in str(error).lower():
+            allowed = "a key without one, or ssh-agent"
+            raise UsageError(f"{shown(path)} has a passphrase", "--identity", allowed) from None
         words = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"{shown(path)}: {words}", "--identity", "the file of a private key") from None
 

@@ -43,9 +43,14 @@ FORMATS = {
 def mixed(index: torch.Tensor, salt: int) -> torch.Tensor:
     """64 random-looking bits for each index (int64, wrapping, the same on every device); the mixer of splitmix64."""
     word = index * -7046029254386353131 + (salt * 0x1F123BB5 + 1)
-    word = (word ^ (word >> 30)) * -4658895280553007687
-    word = (word ^ (word >> 27)) * -7723592293110705685
-    return word ^ (word >> 31)
+    word = (word ^ _shifted(word, 30)) * -4658895280553007687
+    word = (word ^ _shifted(word, 27)) * -7723592293110705685
+    return word ^ _shifted(word, 31)
+
+
+def _shifted(word: torch.Tensor, by: int) -> torch.Tensor:
+    """A shift to the right that brings in zeros: torch's own brings in the sign, which would cancel it above."""
+    return (word >> by) & ((1 << (64 - by)) - 1)
 
 
 def routed_words(form: Format, index: torch.Tensor, iteration: int) -> torch.Tensor:
