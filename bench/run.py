@@ -25,7 +25,7 @@ from typing import Any
 if __name__ == "__main__":  # started as a file: the repository is what it imports from
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bench import cpu8, engine, gpu, help, hung, liveness  # noqa: A004 - figures are named for what they measure
+from bench import cpu8, engine, gate_faults, gate_reach, gate_world, gpu, help, hung, liveness  # noqa: A004 - figures are named for what they measure
 from bench.measure import Bench, Figure, Value, gpus, machine_name, provenance
 
 RESULTS = Path(__file__).with_name("results")
@@ -38,8 +38,12 @@ MEASURES: dict[str, Measure] = {
     "gpu": gpu.measure,
     "cuda_only": gpu.measure,
     "hung": hung.measure,
+    "gate_world": gate_world.measure,
+    "gate_faults": gate_faults.measure,
+    "gate_reach": gate_reach.measure,
 }
 NEED_GPUS = {"gpu", "cuda_only"}
+NEED_ROOT = {"gate_faults", "gate_reach"}
 
 
 def main() -> int:
@@ -88,7 +92,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def chosen(names: Sequence[str]) -> list[Measure]:
     """Those asked for, or all that this machine can; each once, since one may make several figures."""
-    wanted = names or [name for name in MEASURES if name not in NEED_GPUS or gpus()]
+    out = (NEED_GPUS if not gpus() else set()) | (NEED_ROOT if os.geteuid() else set())
+    wanted = names or [name for name in MEASURES if name not in out]
     return list(dict.fromkeys(MEASURES[name] for name in wanted))
 
 

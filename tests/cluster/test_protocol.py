@@ -40,7 +40,7 @@ COMMANDS: list[Command] = [
         local_address="10.0.0.2",
         join_timeout_s=15,
     ),
-    protocol.Round(**WORK, first_rank=0, ranks=4, address="10.0.0.1", port=0),
+    protocol.Round(**WORK, first_rank=0, ranks=4, first_local=0, locals=1, address="10.0.0.1", port=0),
     protocol.Cancel(job=1),
     protocol.Stop(),
 ]

@@ -28,6 +28,8 @@ ROUND = {
     "limit_s": 40,
     "first_rank": 0,
     "ranks": 2,
+    "first_local": 0,
+    "locals": 1,
     "address": "127.0.0.1",
     "port": 0,
 }
@@ -111,9 +113,9 @@ def test_two_ranks_on_one_host_do_a_round() -> None:
     """The first opens the store and says where; the second is told, and both are done."""
     with agent() as one:
         warm(one)
-        one.tell(**{**ROUND, "nproc": 1})
+        one.tell(**ROUND)
         port = one.hear("record", key="store")["record"]["data"]["port"]
-        one.tell(**{**ROUND, "nproc": 1, "job": 8, "first_rank": 1, "port": port})
+        one.tell(**{**ROUND, "job": 8, "first_local": 1, "port": port})
         ended = [one.hear("end"), one.hear("end")]
         assert [(7, 0), (8, 0)] == sorted((each["job"], each["status"]) for each in ended)
 
@@ -153,7 +155,7 @@ def test_a_command_for_another_host_is_not_obeyed() -> None:
 def test_whatever_ends_it_all_that_it_started_is_gone(how: str) -> None:
     with agent() as one:
         warm(one)
-        one.tell(**{**ROUND, "nproc": 1})  # waits for a second rank that never comes
+        one.tell(**ROUND)  # waits for a second rank that never comes
         one.hear("record", key="store")
         started = one.descendants()
         assert len(started) >= 2
@@ -188,7 +190,7 @@ def test_a_controller_that_says_nothing_any_more_ends_it() -> None:
 def test_a_job_ends_at_its_limit_and_says_how() -> None:
     with agent() as one:
         warm(one)
-        one.tell(**{**ROUND, "nproc": 1, "limit_s": 1.0})
+        one.tell(**{**ROUND, "limit_s": 1.0})
         ended = one.hear("end", job=7)
         assert ended["killed"] or ended["status"] == 1
 
@@ -197,7 +199,7 @@ def test_a_stopped_rank_is_seen_to_be_stopped() -> None:
     with agent() as one:
         warm(one)
         before = one.descendants()
-        one.tell(**{**ROUND, "nproc": 1})
+        one.tell(**ROUND)
         one.hear("record", key="store")
         (rank,) = one.descendants() - before
         os.kill(rank, signal.SIGSTOP)

@@ -114,7 +114,7 @@ class Evidence:
         self.failed: defaultdict[int, set[int]] = defaultdict(set)
         self.failures: Counter[Pair] = Counter()
 
-    def add(self, group: Sequence[int], *, ok: bool, weight: int = 1) -> None:
+    def add(self, group: Sequence[int], *, ok: bool) -> None:
         """Note how a group ended: if it passed, its ring passed; if it failed, only of a pair something is known."""
         if ok:
             for a, b in pairwise([*group, group[0]] if len(group) > 2 else group):
@@ -124,7 +124,7 @@ class Evidence:
         elif len(group) == 2:
             a, b = group
             self._contradicted |= b in self.passed[a]
-            self.failures[pair(a, b)] += weight
+            self.failures[pair(a, b)] += 1
             self.failed[a].add(b)
             self.failed[b].add(a)
 

@@ -179,7 +179,8 @@ class Gate:
 
     async def _node(self) -> None:
         members = self.ledger.taking_part
-        self.ledger.now_testing(f"{len(members)} hosts check themselves and import torch")
+        what = "import torch" if self.settings.skip_node else "check themselves and import torch"
+        self.ledger.now_testing(f"{len(members)} hosts {what}")
         limit_s = min(NODE_SHARE * self.budget.budget_s, self._left_s())
         with anyio.move_on_after(limit_s):
             async with anyio.create_task_group() as tasks:

@@ -185,7 +185,7 @@ class Planner:
         self._random = Random(seed)  # noqa: S311 - shuffles hosts
         self._works = Evidence(strikes=self.strikes, repeated=repeat > 1)
         self._measured: list[dict[Pair, float]] = []
-        self._asked: Counter[Pair] = Counter()
+        self._untested: Counter[int] = Counter()
         self._n = 0
         self._bad: dict[int, str] = {}
         self._absent: dict[int, str] = {}
@@ -194,8 +194,6 @@ class Planner:
         self._world_failed = False
         self._world_slow = False
         self._world_gbps: float | None = None
-        self._doubted = False
-        """A world of certified hosts failed."""
         self._settled = False
         """The condemned had their chance to be a partition."""
 
@@ -230,14 +228,14 @@ class Planner:
         failed_for_nothing = 0
         while failed_for_nothing < TIRED:
             hosts = self._survivors()
-            if len(hosts) < 2 or (not self._world_failed and hosts == self._present()):
+            only_slow = self._world_slow and not self._world_failed
+            if len(hosts) < 2 or (only_slow and hosts == self._present()):
                 return
             before = self._found()
             yield from self._world(Kind.CONFIRM, hosts)
             if self._confirmed:
                 return
             if self._found() == before:
-                self._doubted = True
                 yield from self._halves(hosts)
                 yield from self._pairs()
             failed_for_nothing += self._found() == before
@@ -273,9 +271,9 @@ class Planner:
 
     def _pairing(self, *, together: bool) -> Pairing:
         reading, pace, fast = self._reading(), self._pace(), self._speed()
-        chosen = self.pairing(self._works, reading, self._asked, self._random, self._leaves)
+        chosen = self.pairing(self._works, reading, self._untested, self._random, self._leaves)
         chosen.suspects(self._works, reading)
-        chosen.bridges(doubted=self._doubted)
+        chosen.bridges()
         chosen.links(reading, explains=self._world_failed)
         settled = len(chosen.pairs)
         chosen.suspects(fast, pace)
@@ -293,7 +291,7 @@ class Planner:
 
         Two halves that pass leave what is across: their quarters, joined straight and then crosswise, hold all of it.
         """
-        failing = [self._shuffled(hosts) if self._doubted else list(hosts)]
+        failing = [self._shuffled(hosts)]
         while failing := [group for group in failing if len(group) > 2]:
             whole, failing = [_quarters(group) for group in failing], []
             for other in (1, 2, 3):  # the quarter that is joined to the first; the remaining two are the other half
@@ -311,7 +309,7 @@ class Planner:
             for group in groups
             if len(group) > 2 or (len(group) == 2 and group[1] not in self._works.passed[group[0]])
         ]
-        verdicts = (yield from self._ask(Kind.HALVES, asked, weight=self.strikes)) if asked else []
+        verdicts = (yield from self._ask(Kind.HALVES, asked)) if asked else []
         failed = {group for group, ok in zip(asked, verdicts, strict=True) if ok is False}
         return [tuple(group) in failed for group in groups]
 
@@ -325,7 +323,7 @@ class Planner:
 
     # ---- asking ------------------------------------------------------------------------------------------------------
 
-    def _ask(self, kind: Kind, groups: Sequence[tuple[int, ...]], weight: int = 1) -> Asking:
+    def _ask(self, kind: Kind, groups: Sequence[tuple[int, ...]]) -> Asking:
         """Ask for one round, as often as wanted; a group passes when it passed every time."""
         verdicts: list[bool | None] = [None] * len(groups)
         gbps: dict[int, float] = {}
@@ -343,9 +341,8 @@ class Planner:
                     gbps[at] = min(result.busbw_gbps, gbps.get(at, result.busbw_gbps))
             left = [at for at in left if verdicts[at]]
         for group, ok in zip(groups, verdicts, strict=True):
-            self._asked[pair(group[0], group[-1])] += len(group) == 2
             if ok is not None:
-                self._works.add(group, ok=ok, weight=weight)
+                self._works.add(group, ok=ok)
         self._clock(kind, {groups[at]: each for at, each in gbps.items() if verdicts[at]})
         return verdicts
 
@@ -361,6 +358,8 @@ class Planner:
             return None
         if result.ok is False and kind is Kind.LOCAL:
             self._bad.setdefault(group[0], f"failed {where}, with no other host involved{note}")
+        if result.ok is None and len(group) == 2:
+            self._untested.update(group)
         return result.ok
 
     def _where(self, kind: Kind, group: Sequence[int]) -> str:

@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from random import Random
 
-from probe.cluster.evidence import ENOUGH, PARTITION_PAIRS, Evidence, Pair, Reading, pair
+from probe.cluster.evidence import ENOUGH, PARTITION_PAIRS, Evidence, Pair, Reading
 
-ASKED = 3000
-"""How often a pair is asked for at most: some cannot be tested, and no answer is no reason to ask for ever."""
+UNTESTED = 3
+"""How often a pair of a host may come to nothing before it is asked no more: its rounds cost everybody's time."""
 
 
 class Pairing:
@@ -27,16 +27,16 @@ class Pairing:
         self,
         works: Evidence,
         reading: Reading,
-        asked: Counter[Pair],
+        untested: Counter[int],
         random: Random,
         leaves: Sequence[object] | None = None,
     ) -> None:
         self._works = works
         self._reading = reading
-        self._asked = asked
         self._random = random
         self._leaves = leaves
-        self._free = {*reading.certified, *reading.condemned, *reading.suspects}
+        hosts = {*reading.certified, *reading.condemned, *reading.suspects}
+        self._free = {host for host in hosts if untested[host] < UNTESTED}
         self.pairs: list[Pair] = []
         self.sure = False
         """Some pair decides something, however it ends."""
@@ -55,7 +55,7 @@ class Pairing:
         Whether any got one.
         """
         before = len(self.pairs)
-        pool = self._open(host for component in reading.components for host in self._fit(component))
+        pool = [host for component in reading.components for host in self._fit(component)]
         for suspect in self._fit(hosts):
             met = reading.met(evidence.failed[suspect])
             able = [host for host in pool if met[reading.group_of[host]] < strikes]
@@ -64,12 +64,12 @@ class Pairing:
                 self._take(suspect, partner)
         return len(self.pairs) > before
 
-    def bridges(self, *, doubted: bool) -> None:
+    def bridges(self) -> None:
         """Each component with a larger one that it may work with; between two that failed, enough pairs to be sure.
 
-        Two that never failed with each other ride along, unless their world is `doubted`: it would say the same.
+        Two that never failed with each other ride along in a round that is made anyway: their world would say the same.
         """
-        rooms = [self._open(self._fit(component)) for component in self._reading.components]
+        rooms = [self._fit(component) for component in self._reading.components]
         asked: set[int] = set()
         for enough in (2, PARTITION_PAIRS):  # first find out where it belongs, then make sure where it does not
             for place in range(1, len(rooms)):
@@ -78,14 +78,14 @@ class Pairing:
                 )
                 for at in larger:
                     if self._bridge(rooms, at, place, enough):
-                        self.sure |= doubted or (at, place) in self._reading.across or self._reading.apart(0, place, 2)
+                        self.sure |= (at, place) in self._reading.across or self._reading.apart(0, place, 2)
                         asked.add(place)
 
     def links(self, reading: Reading, *, explains: bool) -> None:
         """Links that failed, but not often enough to be called bad."""
         bad = reading.links(explains=explains)
         for a, b in reading.doubted.keys() - bad.keys():
-            if self._may(a, b, again=True):
+            if self._may(a, b):
                 self._take(a, b)
                 self.sure = True
 
@@ -153,17 +153,12 @@ class Pairing:
         if counted:
             self.together.add(self.pairs[-1])
 
-    def _may(self, a: int, b: int, *, again: bool = False) -> bool:
-        return a != b and a in self._free and b in self._free and self._asked[pair(a, b)] < ASKED + again
+    def _may(self, a: int, b: int) -> bool:
+        return a != b and a in self._free and b in self._free
 
     def _take(self, a: int, b: int) -> None:
         self._free -= {a, b}
         self.pairs.append((a, b))
-
-    def _open(self, hosts: Iterable[int]) -> list[int]:
-        """Those without a failing link first: a partner must not bring a doubt of its own."""
-        touched = {host for link in self._reading.failing for host in link}
-        return sorted(hosts, key=lambda host: host in touched)
 
     def _fit(self, hosts: Iterable[int]) -> list[int]:
         """The free ones, in no order."""

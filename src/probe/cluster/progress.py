@@ -22,17 +22,22 @@ class Progress:
         self._ledger = ledger
         self._budget = budget
         self._said = ""
+        self._known: list[str] = []
         self._live: Any = None
+        ledger.changed = self._line
         try:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(
-                get_renderable=self._table, console=Console(stderr=True), transient=True, auto_refresh=True
-            )
+            self._live = Live(get_renderable=self._table, console=Console(stderr=True), transient=True)
             self._live.start()
+            ledger.changed = self._take_note
         except ImportError:
-            ledger.changed = self._line
+            return
+
+    def _take_note(self) -> None:
+        """Here, in the gate's own thread: rich draws in one of its own, and must not read what is being written."""
+        self._known = known(self._ledger)
 
     def close(self) -> None:
         if self._live is not None:
@@ -52,7 +57,7 @@ class Progress:
         table = Table.grid(padding=(0, 1))
         elapsed = f"{self._budget.elapsed_s():.0f} of {self._budget.budget_s:.0f} s"
         table.add_row(Spinner("line"), Text(f"{self._ledger.phase.value}: {clean(self._ledger.testing)}  ({elapsed})"))
-        for words in known(self._ledger):
+        for words in self._known:
             table.add_row("", Text(clean(words)))
         return table
 

@@ -103,7 +103,11 @@ class Round(Work, frozen=True):
     """Fork ranks from the warm importer; rank 0 opens the store and says where."""
 
     first_rank: int
+    """Of this host's local rank 0."""
     ranks: int
+    first_local: int
+    locals: int
+    """How many are forked now: the very first rank of a round alone, since the others must know its port."""
     address: str
     port: int
 

@@ -143,18 +143,25 @@ class Tester:
         """A world of forked ranks; alone, a host talks to itself over loopback."""
         trial = Trial(members, self._shape.nproc, processes=self._shape.nproc)
         address = members[0].address if len(members) > 1 else "127.0.0.1"
-        task = {**self._task("round"), "ranks": self._shape.nproc * len(members), "address": address}
+        each = self._shape.nproc
+        task = {**self._task("round"), "ranks": each * len(members), "address": address}
         with Stream(next(self._jobs), members) as stream:
             task["job"] = stream.job
-            first, *others = members
-            await first.send(Round(**task, first_rank=0, port=self._shape.port if others else 0))  # type: ignore[arg-type]
-            port = await self._store(trial, stream) if others else 0
-            if port:
-                await _all(
-                    (member, Round(**task, first_rank=self._shape.nproc * at, port=port))  # type: ignore[arg-type]
-                    for at, member in enumerate(others, start=1)
+
+            def ranks(at: int, first_local: int, locals_: int, port: int) -> tuple[Member, Command]:
+                return members[at], Round(
+                    **task,  # type: ignore[arg-type]
+                    first_rank=each * at,
+                    first_local=first_local,
+                    locals=locals_,
+                    port=port,
                 )
-            if port or not others:
+
+            await _all([ranks(0, 0, 1, self._shape.port if len(members) > 1 else 0)])
+            port = await self._store(trial, stream)
+            if port:
+                await _all([ranks(0, 1, each - 1, port)] if each > 1 else [])
+                await _all(ranks(at, 0, each, port) for at in range(1, len(members)))
                 await self._follow(trial, stream)
             else:
                 await _finish(trial, stream)

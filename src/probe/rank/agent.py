@@ -121,7 +121,15 @@ VERBS: "dict[str, dict[str, Callable[[Any], bool]]]" = {
         "local_address": _address,
         "join_timeout_s": _whole(1, 86400),
     },
-    "round": {**_TASK, "first_rank": _COUNT, "ranks": _whole(1, 1 << 20), "address": _address, "port": _PORT},
+    "round": {
+        **_TASK,
+        "first_rank": _COUNT,
+        "ranks": _whole(1, 1 << 20),
+        "first_local": _whole(0, MOST_RANKS),
+        "locals": _whole(1, MOST_RANKS),
+        "address": _address,
+        "port": _PORT,
+    },
     "cancel": {"job": _COUNT},
     "stop": {},
 }
@@ -338,7 +346,7 @@ class Agent:
         self._fork(command, "torchrun", job, command["local_address"])
 
     def _round(self, command: "dict[str, Any]") -> None:
-        for local in range(command["nproc"]):
+        for local in range(command["first_local"], command["first_local"] + command["locals"]):
             job = {
                 **self._task(command),
                 "task": "rank",

@@ -119,6 +119,7 @@ class Rank:
             return self.dist.TCPStore(address, port, self.ranks, is_master=False, timeout=timeout)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # --port: the last round's is in TIME_WAIT
         listener.bind((address, port))
         listener.listen(min(4096, 2 * self.ranks + 16))
         port = listener.getsockname()[1]

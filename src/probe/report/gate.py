@@ -21,7 +21,7 @@ import msgspec
 from probe.cluster.hosts import fold
 from probe.cluster.model import GateReport, GateVerdict, HostReport, HostState
 from probe.report.json import line, schema_of
-from probe.report.text import COLOURS, LIMIT_REMEDY, RED, cut, first_sentence, speaker
+from probe.report.text import LIMIT_REMEDY, RED, cut, first_sentence, speaker
 
 REPORT = "probe.gate/1"
 LIMIT_FIRST_LINE = 240
@@ -30,7 +30,13 @@ LIMIT_LINE = 400
 MOST_CAUSES = 12
 MOST_ROUNDS = 40
 GREEN, YELLOW, MAGENTA = 32, 33, 35
-PAINT = {**COLOURS, "ready": GREEN, "ready_without": YELLOW, "undetermined": MAGENTA}
+PAINT = {
+    "ready": GREEN,
+    "ready_without": YELLOW,
+    "undetermined": MAGENTA,
+    **dict.fromkeys(("not_ready", "fail", "bad", "unreachable", "absent", "skewed", "link"), RED),
+    **dict.fromkeys(("slow", "busy"), YELLOW),
+}
 
 
 def encode(report: GateReport) -> bytes:
@@ -48,7 +54,7 @@ def render(report: GateReport, *, colour: bool = False) -> str:
     say = speaker([])
 
     def paint(word: str, text: str) -> str:
-        return f"\x1b[{PAINT.get(word, RED)}m{text}\x1b[0m" if colour else text
+        return f"\x1b[{PAINT[word]}m{text}\x1b[0m" if colour and word in PAINT else text
 
     lines = [paint(report.verdict.value, say(headline(report)))]
     lines += [say(f"note: {note}") for note in report.notes]
