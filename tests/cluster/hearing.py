@@ -16,6 +16,7 @@ def facts(**changed: Any) -> Facts:
         "kernel": "6.1",
         "python": "3.11.7",
         "cores": 8,
+        "gpus": 0,
         "environment": {},
         "interfaces": (),
         "infiniband": (),

@@ -60,9 +60,11 @@ def test_a_host_at_work_is_busy(why: str) -> None:
 
 
 def test_its_gpus_and_driver_are_known() -> None:
-    counted = outcome("nvml.count", Status.PASS, uuids="GPU-1, GPU-2", gpu_name="H100")
+    counted = outcome("nvml.count", Status.PASS, uuids="GPU-1, GPU-2, GPU-3", gpu_name="H100")
     reached = outcome("nvml.reach", Status.PASS, driver_version="580.1")
-    found = judge(report(Verdict.HEALTHY, counted, reached), "")
+    computed = [outcome("torch.tensor", Status.PASS, target=target) for target in ("gpu:GPU-1", "gpu:GPU-2", "cpu:0")]
+    hidden = outcome("torch.tensor", Status.SKIP, "hidden by CUDA_VISIBLE_DEVICES", "gpu:GPU-3")
+    found = judge(report(Verdict.HEALTHY, counted, reached, *computed, hidden), "")
     assert (2, "H100", "580.1") == (found.gpus, found.gpu_name, found.driver)
 
 

@@ -11,6 +11,7 @@ from probe.cluster import hosts as naming
 from probe.cluster.gate import Settings
 from probe.cluster.hosts import Host, Hostfile
 from probe.config import UsageError, shown
+from probe.rank.facts import visible_gpus
 
 A_BUDGET = 'a duration from "5s" to "24h", such as "120s" or "5m"'
 SMALLEST_S = 5.0
@@ -80,7 +81,7 @@ def gate(**flags: Any) -> int:
         hostfile=hostfile,
         clean_hostfile=_writable(flags["clean_hostfile"]),
         ssh=_ssh(flags, hosts) if launcher == "ssh" else None,
-        gpus=_gpus() if launcher == "local" else 0,
+        gpus=tuple(visible_gpus()) if launcher == "local" else (),
     )
     return run(request)
 
@@ -163,11 +164,3 @@ def _writable(path: str) -> str:
             f"{shown(path)} cannot be written", "--clean-hostfile", "a file in a folder that can be written"
         )
     return os.path.abspath(path) if path else ""
-
-
-def _gpus() -> int:
-    """GPUs of this machine, by the kernel module's own list."""
-    try:
-        return len(os.listdir("/proc/driver/nvidia/gpus")) if os.path.exists("/dev/nvidiactl") else 0
-    except OSError:
-        return 0

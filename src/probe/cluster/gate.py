@@ -258,9 +258,10 @@ class Gate:
 
     def _gpus(self, member: Member) -> int:
         """How many GPUs ranks could have there."""
+        if not (member.torch and member.torch.cuda and member.facts):
+            return 0
         found = self.ledger.nodes.get(member.name)
-        usable = bool(member.torch and member.torch.cuda)
-        return found.gpus if found and usable else 0
+        return found.gpus if found else member.facts.gpus
 
     def _compare(self) -> None:
         """Two names of one machine, and clocks that are off: warnings, once."""

@@ -14,6 +14,7 @@ from probe.cluster.model import HostState
 from probe.model import Outcome, Report, Status
 
 COMPUTE = ("torch.tensor", "cuda.kernel")
+COMPUTED = ("torch.tensor", Status.PASS)
 BUSY = ("busy (", "not known whether busy", "another probe is testing")
 
 
@@ -27,6 +28,7 @@ class NodeFinding(Struct, frozen=True):
     warnings: tuple[tuple[str, str, str, str], ...] = ()
     """Code, summary, remedy and who of what is wrong and keeps nobody from working."""
     gpus: int = 0
+    """On which torch computed exactly."""
     gpu_name: str = ""
     driver: str = ""
     seconds: float = 0.0
@@ -47,9 +49,11 @@ def judge(found: Mapping[str, Any] | None, text: str) -> NodeFinding:
 
 def _read(report: Report) -> NodeFinding:
     checks = {outcome.id: outcome for outcome in report.checks if outcome.status in (Status.PASS, Status.WARN)}
+    passed = {outcome.target for outcome in report.checks if (outcome.id, outcome.status) == COMPUTED}
+    tested = {target for target in passed if target.startswith("gpu:")}
     counted, reached = checks.get("nvml.count"), checks.get("nvml.reach")
     known = {
-        "gpus": len(str(counted.data.get("uuids", "")).split(", ")) if counted and counted.data.get("uuids") else 0,
+        "gpus": len(tested),
         "gpu_name": str(counted.data.get("gpu_name", "")) if counted else "",
         "driver": str(reached.data.get("driver_version", "")) if reached else "",
         "seconds": report.elapsed_s,

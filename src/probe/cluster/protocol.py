@@ -164,6 +164,8 @@ class Facts(Struct, frozen=True):
     kernel: str
     python: str
     cores: int
+    gpus: int
+    """As device nodes and CUDA_VISIBLE_DEVICES have it."""
     environment: Mapping[str, str]
     interfaces: tuple[Interface, ...]
     infiniband: tuple[InfinibandPort, ...]

@@ -11,6 +11,7 @@ Agents that are not told to leave any more see the end of their input, kill all 
 import os
 import socket
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
@@ -27,6 +28,7 @@ from probe.cluster.launch import Launcher
 from probe.cluster.ledger import Ledger
 from probe.cluster.model import GateReport, GateVerdict
 from probe.output import write
+from probe.state import default_path
 from probe.worker.parent import Children
 
 
@@ -43,7 +45,7 @@ class Request(Struct, frozen=True):
     clean_hostfile: str = ""
     ssh: object = None
     """What `probe.cluster.ssh` needs; that file is imported only when ssh is used."""
-    gpus: int = 0
+    gpus: tuple[str, ...] = ()
     """Of this machine, to be divided among simulated hosts."""
 
 
@@ -157,24 +159,23 @@ class GateRun:
         return ""
 
 
-def environments(hosts: tuple[Host, ...], gpus: int) -> dict[str, dict[str, str]]:
+def environments(hosts: Sequence[Host], gpus: Sequence[str]) -> dict[str, dict[str, str]]:
     """What each simulated host's agent gets: a state folder and, where there are GPUs, a share and a name for NCCL.
 
-    With another NCCL_HOSTID for each, NCCL takes them for different hosts and uses sockets, as between real ones.
+    With another NCCL_HOSTID for each, NCCL takes them for different hosts and uses sockets, as between real ones. It
+    refuses two ranks on one GPU: with fewer GPUs than hosts nobody gets any, and gloo it is.
     """
-    found: dict[str, dict[str, str]] = {}
     if len(hosts) == 1 and hosts[0].name in LOCALHOST:
-        return found
-    share = gpus // len(hosts)
+        return {}
+    share = len(gpus) // len(hosts)
+    found: dict[str, dict[str, str]] = {}
     for number, host in enumerate(hosts):
-        found[host.name] = {"PROBE_STATE": f"/tmp/probe-{os.getuid()}-{host.name}"}  # noqa: S108 - probe checks whose it is
+        mine = {"PROBE_STATE": f"{default_path(os.environ)}-{host.name}"}
+        if gpus:
+            mine["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number * share : (number + 1) * share])
         if share:
-            mine = range(number * share, (number + 1) * share)
-            found[host.name] |= {
-                "CUDA_VISIBLE_DEVICES": ",".join(map(str, mine)),
-                "NCCL_HOSTID": f"probe-{host.name}",
-                "NCCL_SOCKET_IFNAME": "lo",
-            }
+            mine |= {"NCCL_HOSTID": f"probe-{host.name}", "NCCL_SOCKET_IFNAME": "lo"}
+        found[host.name] = mine
     return found
 
 

@@ -34,6 +34,7 @@ def gather(ifname: str, given_address: str) -> "dict[str, Any]":
         "kernel": platform.release(),
         "python": platform.python_version(),
         "cores": len(os.sched_getaffinity(0)),
+        "gpus": len(visible_gpus()),
         "environment": environment(),
         "interfaces": interfaces,
         "infiniband": infiniband(),
@@ -52,6 +53,16 @@ def machine() -> str:
     return f"{_read('/proc/sys/kernel/random/boot_id')}/{namespace}"
 
 
+def visible_gpus() -> "list[str]":
+    """The GPUs that CUDA would find here, as CUDA_VISIBLE_DEVICES names them; by device nodes, none is opened."""
+    nodes = sum(name.startswith("nvidia") and name[6:].isdigit() for name in _names("/dev"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(number) for number in range(nodes)]
+    named = [word.strip() for word in visible.split(",")]
+    return [word for word in named if word[:1].isdigit() or word.startswith(("GPU-", "MIG-"))][:nodes]
+
+
 def environment() -> "dict[str, str]":
     names = sorted(name for name in os.environ if name.startswith(FAMILIES))[:MOST_VARIABLES]
     return {name: os.environ[name][:200] for name in names}
@@ -59,6 +70,8 @@ def environment() -> "dict[str, str]":
 
 def choose_address(ifname: str, given: str, interfaces: "list[dict[str, Any]]") -> str:
     """Where the other hosts find this one: the wanted interface's, what was given, where ssh came in, the way out."""
+    if ifname == "lo":
+        return given or "127.0.0.1"
     if ifname:
         wanted = [found["address"] for found in interfaces if found["name"] == ifname and found["address"]]
         return wanted[0] if wanted else ""
