@@ -15,6 +15,7 @@ All that is learned goes into the ledger at once, so that whoever must report ea
 import random
 import time
 from collections.abc import Sequence
+from itertools import count
 
 import anyio
 from anyio.abc import TaskGroup
@@ -83,6 +84,7 @@ class Gate:
         self.launcher = launcher
         self.budget = budget
         self.ledger = ledger
+        self._jobs = count(1)  # 0 is the importer's
 
     def _left_s(self) -> float:
         """Until agents must be stopped, so that nothing is left anywhere when the budget is over."""
@@ -196,7 +198,7 @@ class Gate:
         self.ledger.changed()
 
     async def _check(self, member: Member, budget_s: float) -> None:
-        with Stream(member.index + 1, [member]) as stream:
+        with Stream(next(self._jobs), [member]) as stream:
             await member.send(Node(job=stream.job, budget_s=budget_s))
             while True:
                 _, message = await stream.receive.receive()
@@ -320,7 +322,9 @@ class Gate:
         ledger.now_testing(_in_words(asked, names))
         shape = Shape(ledger.backend, ledger.nproc, self.settings.ifname, self.settings.port, self._pace())
         few_s = FEW_S[ledger.backend] * self._load()
-        tester = Tester(shape, Company(len(asked.groups), few_s), seed=random.SystemRandom().randrange(1 << 20))
+        tester = Tester(
+            shape, Company(len(asked.groups), few_s), self._jobs, seed=random.SystemRandom().randrange(1 << 20)
+        )
         results: list[Result] = [Result(ok=None)] * len(asked.groups)
         began = time.monotonic()
 

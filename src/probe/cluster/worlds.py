@@ -11,8 +11,7 @@ No wait here has no bound: a group in which nothing moves for `Pace.stall_s` is 
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
-from itertools import count
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 import anyio
@@ -115,12 +114,13 @@ class Stream:
 
 
 class Tester:
-    """Runs groups; one of it for all rounds of a gate."""
+    """Runs the groups of one round."""
 
-    def __init__(self, shape: Shape, company: Company, seed: int) -> None:
+    def __init__(self, shape: Shape, company: Company, jobs: Iterator[int], seed: int) -> None:
+        """`jobs`: numbers that no earlier group had, so that what comes late from one is not taken for another's."""
         self._shape = shape
         self._company = company
-        self._jobs = count(1000)
+        self._jobs = jobs
         self._seed = seed
 
     def _task(self, kind: str) -> dict[str, object]:

@@ -80,8 +80,9 @@ def headline(report: GateReport) -> str:
         return start + (report.notes[0] if report.notes else "nothing could be told")
     cause = report.causes[0]
     more = f" +{len(report.causes) - 1} more" if len(report.causes) > 1 else ""
-    end = f". {cut(first_sentence(cause.remedy), LIMIT_REMEDY)} [{cause.who.value}]{more}"
-    return start + cut(cause.summary.rstrip(". "), LIMIT_FIRST_LINE - len(start + end)) + end
+    end = f" {cut(first_sentence(cause.remedy), LIMIT_REMEDY)} [{cause.who.value}]{more}"
+    what = cut(cause.summary.rstrip(". "), LIMIT_FIRST_LINE - len(start + end) - 1)
+    return start + what.rstrip(".") + ("..." if what.endswith("...") else ".") + end
 
 
 def _hosts(count: int) -> str:
