@@ -112,6 +112,15 @@ def test_a_partition_is_explained_by_what_tells_its_groups_apart() -> None:
     assert {"ready"} == {host.state for host in found.hosts}
 
 
+def test_hosts_that_differ_only_in_numbers_and_addresses_share_a_cause() -> None:
+    out = {
+        f"h{n}": Problem(HostState.UNREACHABLE, "gate.reach", f"late by {n} s (10.0.0.{n})", {"reason": "refused"})
+        for n in (2, 3)
+    }
+    (cause,) = judged(ledger(4, passes, out)).causes
+    assert "h[2-3]: late by 2 to 3 s" == cause.summary
+
+
 def test_hosts_of_which_the_same_is_true_share_a_cause() -> None:
     out = {name: problem(HostState.UNREACHABLE, "refused") for name in ("h2", "h3")}
     found = judged(ledger(4, passes, out))

@@ -48,6 +48,15 @@ def test_a_bad_host_is_bad_for_its_reports_first_cause() -> None:
     )
 
 
+@pytest.mark.parametrize(("budget_s", "state"), [(60.0, HostState.BAD), (5.0, HostState.UNDETERMINED)])
+def test_who_had_little_time_is_not_blamed_for_being_late(budget_s: float, state: HostState) -> None:
+    late = Cause("TORCH_IMPORT_HANGS", "late", "Wait.", Who.USER, (Reference("torch.import", ""),))
+    found = judge(
+        report(Verdict.UNHEALTHY, outcome("torch.import", Status.TIMEOUT), causes=(late,)), "", budget_s=budget_s
+    )
+    assert state is found.state
+
+
 def test_a_degraded_host_keeps_its_warnings() -> None:
     found = judge(report(Verdict.DEGRADED, causes=(ECC,)), "")
     assert (HostState.READY, "ECC_UNCORRECTED") == (found.state, found.warnings[0][0])

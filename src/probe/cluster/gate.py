@@ -206,7 +206,7 @@ class Gate:
                     return
                 if isinstance(message, NodeReport):
                     break
-        found = self.ledger.nodes[member.name] = judge_node(message.report, message.text)
+        found = self.ledger.nodes[member.name] = judge_node(message.report, message.text, budget_s=budget_s)
         if found.state is not HostState.READY:
             data = {"reason": "busy" if found.state is HostState.BUSY else "node"}
             problem = Problem(found.state, "gate.node", found.summary, data, found.code, found.remedy, found.who)

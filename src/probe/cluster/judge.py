@@ -11,6 +11,7 @@ First match wins::
 Nobody is blamed by default: a pair that failed names the pair, a link only when both its ends are certified.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from probe.cluster.localise import Diagnosis
 from probe.cluster.model import GateReport, GateVerdict, HostReport, HostState, LinkReport, Skew
 from probe.model import Cause, Outcome, Profile, Reference, Scalar, Severity, Status, Who
 from probe.redact import is_secret
+from probe.report.text import folded
 
 SCHEMA = "probe.gate/1"
 REASON_STATES = {"lost": HostState.ABSENT, "agent_lost": HostState.ABSENT}
@@ -59,7 +61,8 @@ class _Found(Struct, frozen=True):
 def report(ledger: Ledger, head: Head, wants: Wants) -> GateReport:
     """The whole answer; at any moment."""
     diagnosis = ledger.planner.diagnosis() if ledger.planner else None
-    skews = skew.groups(values(ledger))
+    words = values(ledger)
+    skews = skew.groups(words)
     names = [member.name for member in ledger.players]
     partitions = tuple(tuple(names[host] for host in part) for part in diagnosis.partitions) if diagnosis else ()
     known = _problems(ledger, diagnosis, names)
@@ -75,7 +78,10 @@ def report(ledger: Ledger, head: Head, wants: Wants) -> GateReport:
     ]
     verdict = _verdict(ledger, head, clean, found, wants)
     causes, remedies = _causes(found)
-    hosts = tuple(_host(ledger, host.name, states[host.name], problems, remedies) for host in ledger.hosts)
+    hosts = tuple(
+        _host(ledger, host.name, states[host.name], problems, remedies, facts(ledger, host.name, words))
+        for host in ledger.hosts
+    )
     return GateReport(
         schema=SCHEMA,
         probe_version=__version__,
@@ -177,20 +183,19 @@ def _host(
     state: tuple[HostState, str],
     problems: Mapping[str, Problem],
     remedies: Mapping[str, str],
+    known: Mapping[str, Scalar],
 ) -> HostReport:
     warnings = tuple(problem.summary for host, problem in ledger.warnings if host == name)
     evidence = (f"{problems[name].check}: {problems[name].summary}",) if name in problems else ()
-    return HostReport(name, state[0], state[1], evidence + warnings, remedies.get(name, ""), facts(ledger, name))
+    return HostReport(name, state[0], state[1], evidence + warnings, remedies.get(name, ""), known)
 
 
-def facts(ledger: Ledger, name: str) -> dict[str, Scalar]:
+def facts(ledger: Ledger, name: str, words: Mapping[str, Mapping[str, str]]) -> dict[str, Scalar]:
     """What is known of one host, flat."""
     member = ledger.members.get(name)
     if member is None or member.facts is None:
         return {}
-    known: dict[str, Scalar] = dict(values(ledger).get(name, {}))
-    known["address"] = member.facts.address
-    known["cores"] = member.facts.cores
+    known: dict[str, Scalar] = {**words.get(name, {}), "address": member.facts.address, "cores": member.facts.cores}
     if member.clock_offset_s is not None:
         known["clock_offset_s"] = round(member.clock_offset_s, 6)
         known["round_trip_s"] = round(member.round_trip_s, 6)
@@ -332,17 +337,23 @@ def _causes(found: Sequence[_Found]) -> tuple[tuple[Cause, ...], dict[str, str]]
     return tuple(_cause(key, groups[key], heads[key]) for key in ordered), remedies
 
 
+NUMBER = re.compile(r"\d+(\.\d+)?")
+ASIDE = re.compile(r" \([^()]*\)")
+
+
 def _without(summary: str, hosts: Sequence[str]) -> str:
-    """The summary without the name of the one host it is about, by which it would differ from its like."""
-    return summary.replace(hosts[0], "*") if len(hosts) == 1 else summary
+    """The summary without what makes it differ from its like: the one host's name, numbers, words in brackets."""
+    return NUMBER.sub("#", ASIDE.sub("", summary.replace(hosts[0], "*"))) if len(hosts) == 1 else summary
 
 
 def _cause(key: tuple[str, str], found: Sequence[_Found], head: tuple[str, Who, int]) -> Cause:
     hosts = list(dict.fromkeys(host for one in found for host in one.hosts))
     first = found[0]
-    one_each = all(len(one.hosts) == 1 for one in found)
-    named = first.problem.summary.startswith(tuple(hosts))
-    summary = first.problem.summary if named or not one_each else f"{fold(hosts)}: {first.problem.summary}"
+    summary = first.problem.summary
+    if len(found) > 1:
+        summary = folded([ASIDE.sub("", one.problem.summary.removeprefix(f"{one.hosts[0]}: ")) for one in found])
+    if all(len(one.hosts) == 1 for one in found) and not summary.startswith(tuple(hosts)):
+        summary = f"{fold(hosts)}: {summary}"
     checks = tuple(Reference(first.problem.check, f"host:{host}") for host in hosts)
     return Cause(key[0], summary, head[0], head[1], checks)
 

@@ -14,6 +14,8 @@ from probe.cluster.model import HostState
 from probe.model import Outcome, Report, Status
 
 COMPUTE = ("torch.tensor", "cuda.kernel")
+ENOUGH_S = 20.0
+"""A cold import of torch took 20 s from a network disk; with less than that a timeout says little of the host."""
 COMPUTED = ("torch.tensor", Status.PASS)
 BUSY = ("busy (", "not known whether busy", "another probe is testing")
 
@@ -34,8 +36,11 @@ class NodeFinding(Struct, frozen=True):
     seconds: float = 0.0
 
 
-def judge(found: Mapping[str, Any] | None, text: str) -> NodeFinding:
-    """The finding; `found` is the report as it came over the wire, None where there was none."""
+def judge(found: Mapping[str, Any] | None, text: str, *, budget_s: float = 60.0) -> NodeFinding:
+    """The finding; `found` is the report as it came over the wire, None where there was none.
+
+    `budget_s` is what the check was given: where that was little, whoever did not answer in time is not blamed.
+    """
     if found is None:
         last = text.strip().rpartition("\n")[2]
         return NodeFinding(HostState.UNDETERMINED, f"its own check gave no report{': ' + last if last else ''}")
@@ -44,10 +49,10 @@ def judge(found: Mapping[str, Any] | None, text: str) -> NodeFinding:
     except msgspec.ValidationError as error:
         words = str(found.get("message", error))
         return NodeFinding(HostState.UNDETERMINED, f"its own check gave no report: {words}"[:300])
-    return _read(report)
+    return _read(report, hurried=budget_s < ENOUGH_S)
 
 
-def _read(report: Report) -> NodeFinding:
+def _read(report: Report, *, hurried: bool) -> NodeFinding:
     checks = {outcome.id: outcome for outcome in report.checks if outcome.status in (Status.PASS, Status.WARN)}
     passed = {outcome.target for outcome in report.checks if (outcome.id, outcome.status) == COMPUTED}
     tested = {target for target in passed if target.startswith("gpu:")}
@@ -60,12 +65,20 @@ def _read(report: Report) -> NodeFinding:
     }
     causes = tuple((cause.code, cause.summary, cause.remedy, cause.who.value) for cause in report.causes)
     if report.verdict in ("unhealthy", "undetermined"):
-        state = HostState.BAD if report.verdict == "unhealthy" else HostState.UNDETERMINED
+        late = hurried and _first_status(report) is Status.TIMEOUT
+        state = HostState.BAD if report.verdict == "unhealthy" and not late else HostState.UNDETERMINED
         code, summary, remedy, who = causes[0] if causes else ("", f"its own check says {report.verdict}", "", "")
         return NodeFinding(state, summary, code, remedy, who, causes[1:], **known)  # type: ignore[arg-type]
     if busy := [outcome for outcome in report.checks if _busy(outcome)]:
         return NodeFinding(HostState.BUSY, _where(busy), warnings=causes, **known)  # type: ignore[arg-type]
     return NodeFinding(HostState.READY, warnings=causes, **known)  # type: ignore[arg-type]
+
+
+def _first_status(report: Report) -> Status | None:
+    """How the evidence of the first cause ended."""
+    named = report.causes[0].checks[0] if report.causes and report.causes[0].checks else None
+    of_it = (one.status for one in report.checks if named and (one.id, one.target) == (named.id, named.target))
+    return next(of_it, None)
 
 
 def _busy(outcome: Outcome) -> bool:

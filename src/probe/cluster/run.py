@@ -9,6 +9,7 @@ Agents that are not told to leave any more see the end of their input, kill all 
 """
 
 import os
+import resource
 import socket
 import time
 from collections.abc import Sequence
@@ -62,6 +63,8 @@ class GateRun:
     def go(self) -> NoReturn:
         CURRENT.leave = self.leave
         CURRENT.watch(self.budget)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one for each connection
 
         async def main() -> None:
             if os.isatty(2) and os.environ.get("TERM") != "dumb":

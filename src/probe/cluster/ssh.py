@@ -330,7 +330,9 @@ class SshLauncher:
                 )
             except (asyncssh.ConnectionLost, ConnectionResetError) as error:
                 if last:
-                    raise NotReached("dropped", f"sshd closed the connection before the login: {error}") from None
+                    raise NotReached(
+                        "dropped", f"sshd closed the connection before the login: {error} ({made.host})"
+                    ) from None
                 await anyio.sleep(RETRY_S)
             except (asyncssh.Error, OSError, TimeoutError) as error:
                 raise _why(error, made) from None
@@ -360,18 +362,18 @@ def _why(error: BaseException, made: Any) -> NotReached:
         return _host_key(error, made, where)
     if isinstance(error, TimeoutError) or "login timeout" in str(error).lower():
         if "login" in str(error).lower():
-            return NotReached("login_slow", f"no login at {where} within {LOGIN_S:.0f} s")
-        return NotReached("unreachable", f"no connection to {where} within {CONNECT_S:.0f} s")
+            return NotReached("login_slow", f"no login within {LOGIN_S:.0f} s ({where})")
+        return NotReached("unreachable", f"no connection within {CONNECT_S:.0f} s ({where})")
     kinds: tuple[tuple[type[BaseException], str, str], ...] = (
-        (asyncssh.PermissionDenied, "auth", f"{where} does not accept the keys of {made.username}"),
-        (ConnectionRefusedError, "refused", f"{where} refuses the connection"),
-        (socket.gaierror, "name", f"{made.host}: {error}"),
-        (OSError, "unreachable", f"{where}: {_said(error)}"),
+        (asyncssh.PermissionDenied, "auth", f"does not accept the keys of {made.username} ({where})"),
+        (ConnectionRefusedError, "refused", f"refuses the connection ({where})"),
+        (socket.gaierror, "name", f"its name is not resolved: {error.args[-1] if error.args else error} ({made.host})"),
+        (OSError, "unreachable", f"{_said(error)} ({where})"),
     )
     for kind, reason, words in kinds:
         if isinstance(error, kind):
             return NotReached(reason, words)
-    return NotReached("ssh", f"{where}: {_said(error)}")
+    return NotReached("ssh", f"{_said(error)} ({where})")
 
 
 def _said(error: BaseException) -> str:
@@ -381,7 +383,7 @@ def _said(error: BaseException) -> str:
 def _host_key(error: BaseException, made: Any, where: str) -> NotReached:
     """Unknown, or another than the known one: the known hosts tell."""
     if "revoked" in str(error).lower():
-        return NotReached("host_key_changed", f"the key of {where} is revoked in the known hosts")
+        return NotReached("host_key_changed", f"its host key is revoked in the known hosts ({where})")
     port = made.port if made.port and made.port != DEFAULT_PORT else None
     try:
         trusted = asyncssh.match_known_hosts(_source(made), made.host, "", port)
@@ -389,8 +391,8 @@ def _host_key(error: BaseException, made: Any, where: str) -> NotReached:
     except (OSError, ValueError):
         known = False
     if known:
-        return NotReached("host_key_changed", f"{where} shows another host key than the known one")
-    return NotReached("host_key_unknown", f"the host key of {where} is not known")
+        return NotReached("host_key_changed", f"shows another host key than the known one ({where})")
+    return NotReached("host_key_unknown", f"its host key is not known ({where})")
 
 
 def _source(made: Any) -> Any:

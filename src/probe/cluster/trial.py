@@ -63,7 +63,6 @@ class HostHeard(Struct):
     said: str = ""
     """What torchrun or a rank said last of a failure that may be anybody's."""
     ended: int = 0
-    lost: bool = False
 
 
 class Trial(Struct):
@@ -74,6 +73,9 @@ class Trial(Struct):
     processes: int
     """On each host: one torchrun, or one for each rank."""
     heard: dict[int, HostHeard] = field(default_factory=dict)
+    ranks_done: int = 0
+    over: set[int] = field(default_factory=set)
+    """Hosts, by index, of which nothing more will come."""
     first_failure: int | None = None
     """The host whose failure was heard first, by index."""
     stalled: bool = False
@@ -86,9 +88,7 @@ class Trial(Struct):
 
     @property
     def done(self) -> bool:
-        return all(
-            sum(rank.done for rank in host.ranks.values()) == self.nproc for host in self.heard.values()
-        ) and len(self.heard) == len(self.members)
+        return self.ranks_done == self.nproc * len(self.members)
 
     @property
     def failed(self) -> bool:
@@ -100,7 +100,7 @@ def hear(trial: Trial, member: Member, message: AnyMessage | None) -> bool:
     host = trial.heard.setdefault(member.index, HostHeard())
     match message:
         case None:
-            host.lost = True
+            trial.over.add(member.index)
             _against(trial, member, "agent_lost", f"its agent was lost: {member.lost}")
         case Heard():
             host.spoke = True
@@ -112,6 +112,8 @@ def hear(trial: Trial, member: Member, message: AnyMessage | None) -> bool:
             return False
         case Ended():
             host.ended += 1
+            if host.ended >= trial.processes:
+                trial.over.add(member.index)
             _ended(trial, member, host, message)
         case _:
             return False
@@ -125,6 +127,7 @@ def _record(trial: Trial, member: Member, host: HostHeard, record: Record) -> No
         _against(trial, member, "rank_failed", record.text.strip().rpartition("\n")[2])
     elif "rank" in record.data:
         rank = host.ranks.setdefault(int(record.data["rank"]), RankHeard())
+        trial.ranks_done += record.key == "done" and not rank.done
         if record.key == "failed":
             _rank_failed(trial, member, rank, record)
         else:

@@ -9,6 +9,7 @@
 No wait here has no bound: a group in which nothing moves for `Pace.stall_s` is cancelled, and heard out.
 """
 
+import math
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,7 +94,7 @@ class Stream:
     def __init__(self, job: int, members: Iterable[Member]) -> None:
         self.job = job
         self.members = list(members)
-        self._send, self.receive = anyio.create_memory_object_stream[tuple[Member, AnyMessage | None]](100_000)
+        self._send, self.receive = anyio.create_memory_object_stream[tuple[Member, AnyMessage | None]](math.inf)
 
     def __enter__(self) -> Self:
         for member in self.members:
@@ -262,20 +263,13 @@ class Tester:
 
 async def _finish(trial: Trial, stream: Stream) -> None:
     """Let ranks that are done end by themselves, cancel the rest, and hear how they ended."""
-
-    def ended() -> bool:
-        return all(
-            (host := trial.heard.get(member.index)) is not None and (host.lost or host.ended >= trial.processes)
-            for member in trial.members
-        )
-
     for cancel in (False, True):
         if cancel or not trial.done:
             await _all((member, Cancel(job=stream.job)) for member in trial.members)
         with anyio.move_on_after(ENDING_S):
-            while not ended():
+            while len(trial.over) < len(trial.members):
                 hear(trial, *await stream.receive.receive())
-        if ended():
+        if len(trial.over) == len(trial.members):
             return
 
 

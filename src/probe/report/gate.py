@@ -59,7 +59,9 @@ def render(report: GateReport, *, colour: bool = False) -> str:
     lines = [paint(report.verdict.value, say(headline(report)))]
     lines += [say(f"note: {note}") for note in report.notes]
     for cause in report.causes[:MOST_CAUSES]:
-        lines.append(f"{paint('fail', cause.code)} [{cause.who.value}] {say(cut(cause.summary, LIMIT_LINE))}")
+        lines.append(
+            f"{paint('fail', say(cut(cause.code, 60)))} [{cause.who.value}] {say(cut(cause.summary, LIMIT_LINE))}"
+        )
         lines.append(f"  remedy: {say(cause.remedy)}")
     if len(report.causes) > MOST_CAUSES:
         lines.append(f"... {len(report.causes) - MOST_CAUSES} more causes; --format json has all")
