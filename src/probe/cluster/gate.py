@@ -9,7 +9,8 @@
     confirm      ... and a world of the survivors
 
 It decides nothing about blame: `trial` says what a test proves, `localise` whom it accuses, `judge` what it adds up to.
-All that is learned goes into the ledger at once, so that whoever must report early has it.
+All that is learned goes into the ledger at once, so that whoever must report early has it. Over 300 lines because the
+phases, their limits and what ends them are one sequence, and stand here in its order.
 """
 
 import random

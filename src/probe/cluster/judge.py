@@ -8,7 +8,8 @@ First match wins::
     a fault was found                                            not_ready
                                                                  undetermined
 
-Nobody is blamed by default: a pair that failed names the pair, a link only when both its ends are certified.
+Nobody is blamed by default: a pair that failed names the pair, a link only when both its ends are certified. Over 300
+lines because every kind of finding becomes a state, a cause and a part of the verdict in the same few steps.
 """
 
 import re
