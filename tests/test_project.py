@@ -31,6 +31,8 @@ ONLY_IN = {
     "asyncssh": ("cluster/ssh.py", "checks/service_ssh.py"),
     "httpx": ("checks/service_http.py", "checks/service_jupyter.py"),
     "pynvml": ("worker/nvml.py",),
+    "ClusterShell": ("cluster/hosts.py",),
+    "rich": ("cluster/progress.py", "measure/progress.py"),
     "torch": (
         "worker/zygote.py",
         "worker/tensor.py",
@@ -61,6 +63,7 @@ OF_PROBE = {
     "engine.py": ("model", "context"),
     "plan.py": ("model",),
     "verdict.py": ("model",),
+    "report/gate.py": ("report", "cluster"),  # the gate's own report is made of the gate's own types
     "report/*": ("model", "report", "redact", "exits", "faults"),
 }
 """What of probe a file may import; the first pattern that fits counts, and a file that none fits is free."""
@@ -77,6 +80,8 @@ STANDALONE = {
     "worker/nccl.py": ("torch",),
     "worker/model.py": ("torch",),
     "rank/*": ("torch",),
+    "rank/agent.py": ("probe",),  # runs where probe is; tests/rank/test_agent.py sees to it that it loads nothing else
+    "rank/__init__.py": (),
     "measure/programs/*": ("torch",),
 }
 """Programs that may run in another interpreter than probe's, of Python 3.9 or newer: what they import beside the
