@@ -29,12 +29,16 @@ from bench import (  # figures are named for what they measure
     bench_gpu,
     cpu8,
     engine,
+    gate_faults,
+    gate_reach,
+    gate_world,
     gpu,
     growth,
     help,  # noqa: A004
     hung,
     hung_services,
     liveness,
+    planner,
     services,
 )
 from bench.measure import Bench, Figure, Value, gpus, machine_name, provenance
@@ -55,8 +59,13 @@ MEASURES: dict[str, Measure] = {
     "memory": services.memory,
     "rested": services.rested,
     "growth": growth.measure,
+    "planner": planner.measure,
+    "gate_world": gate_world.measure,
+    "gate_faults": gate_faults.measure,
+    "gate_reach": gate_reach.measure,
 }
 NEED_GPUS = {"gpu", "cuda_only", "bench"}
+NEED_ROOT = {"gate_faults", "gate_reach"}
 
 
 def main() -> int:
@@ -105,7 +114,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def chosen(names: Sequence[str]) -> list[Measure]:
     """Those asked for, or all that this machine can; each once, since one may make several figures."""
-    wanted = names or [name for name in MEASURES if name not in NEED_GPUS or gpus()]
+    out = (NEED_GPUS if not gpus() else set()) | (NEED_ROOT if os.geteuid() else set())
+    wanted = names or [name for name in MEASURES if name not in out]
     return list(dict.fromkeys(MEASURES[name] for name in wanted))
 
 

@@ -237,6 +237,48 @@ EVIDENCE += [
     ("SERVICE_FILE_UNREAD", outcome("service.ssh", "unknown", reason="key_file")),
     ("SERVICE_FILE_UNREAD", outcome("service.jupyter", "unknown", reason="unread")),
 ]
+EVIDENCE += [
+    (code, outcome(check, status, reason=reason))
+    for check, status, reasons in (
+        (
+            "gate.reach",
+            "fail",
+            (
+                "unreachable:HOST_UNREACHABLE name:HOST_NAME_FAILS refused:SSH_REFUSED login_slow:SSH_LOGIN_SLOW "
+                "auth:SSH_AUTH_FAILED host_key_unknown:SSH_HOST_KEY_UNKNOWN host_key_changed:SSH_HOST_KEY_CHANGED "
+                "dropped:SSH_DROPPED ssh:SSH_FAILED no_python:AGENT_NO_PYTHON agent_not_started:AGENT_NO_PYTHON "
+                "old_python:AGENT_OLD_PYTHON no_probe:AGENT_NO_PROBE other_version:AGENT_OTHER_VERSION "
+                "agent_failed:AGENT_FAILED lost:AGENT_LOST no_address:NO_ADDRESS"
+            ),
+        ),
+        ("gate.reach", "warn", "same_machine:SAME_MACHINE"),
+        (
+            "gate.node",
+            "fail",
+            (
+                "busy:NODE_BUSY node:NODE_UNTOLD node_late:NODE_LATE no_torch:NODE_NO_TORCH "
+                "import_failed:NODE_TORCH_FAILS fewer_gpus:NODE_FEWER_GPUS"
+            ),
+        ),
+        (
+            "gate.world",
+            "fail",
+            (
+                "agent_lost:AGENT_LOST rank_killed:RANK_KILLED rank_crashed:RANK_CRASHED rank_stopped:RANK_STOPPED "
+                "rank_failed:RANK_FAILED absent:HOST_ABSENT wrong_data:HOST_WRONG_DATA host_bad:HOST_BAD "
+                "world_slow:WORLD_SLOW"
+            ),
+        ),
+        ("gate.world", "warn", "host_slow:HOST_SLOW rendezvous:RENDEZVOUS_UNREACHABLE"),
+        ("gate.world", "unknown", "host_undetermined:HOST_UNDECIDED"),
+        ("gate.link", "fail", "link_bad:LINK_BAD pair:PAIR_FAILS"),
+        ("gate.link", "warn", "link_slow:LINK_SLOW"),
+        ("gate.partition", "fail", "partition:PARTITION"),
+        ("gate.skew", "warn", "skew:HOSTS_DIFFER clock:CLOCK_OFF"),
+        ("gate.end", "warn", "left_behind:LEFT_BEHIND"),
+    )
+    for reason, code in (pair.split(":") for pair in reasons.split())
+]
 EVIDENCE += [(f"NVML_RECOVERY_{n}", outcome("nvml.recovery", target=A, recovery_action=n)) for n in range(1, 8)]
 EVIDENCE += [
     (f"XID_{code}", outcome("device.xid", xid=code))

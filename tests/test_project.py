@@ -31,6 +31,8 @@ ONLY_IN = {
     "asyncssh": ("cluster/ssh.py", "checks/service_ssh.py"),
     "httpx": ("checks/service_http.py", "checks/service_jupyter.py"),
     "pynvml": ("worker/nvml.py",),
+    "ClusterShell": ("cluster/hosts.py",),
+    "rich": ("cluster/progress.py", "measure/progress.py"),
     "torch": (
         "worker/zygote.py",
         "worker/tensor.py",
@@ -42,8 +44,11 @@ ONLY_IN = {
 }
 """Heavy libraries, and the only files that import them."""
 
+IO = ("anyio", "asyncio", "os", "socket", "subprocess", "threading", "time")
+
 NEVER_IN = {
     "engine.py": ("asyncio",),  # its time is tested on trio's MockClock
+    **dict.fromkeys(("cluster/evidence.py", "cluster/localise.py", "cluster/pairing.py"), IO),  # pure, by design
 }
 
 OF_PROBE = {
@@ -52,9 +57,13 @@ OF_PROBE = {
     "checks/service_*": ("model", "registry", "context", "options", "checks"),  # a kind of target declares its settings
     "checks/reaching.py": ("model", "context", "redact"),  # others' words are cut, which must not cut a secret in two
     "checks/*": ("model", "registry", "context"),
+    "cluster/evidence.py": (),
+    "cluster/localise.py": ("cluster",),  # the planner: evidence and pairing, both as pure as itself
+    "cluster/pairing.py": ("cluster",),
     "engine.py": ("model", "context"),
     "plan.py": ("model",),
     "verdict.py": ("model",),
+    "report/gate.py": ("report", "cluster"),  # the gate's own report is made of the gate's own types
     "report/*": ("model", "report", "redact", "exits", "faults"),
 }
 """What of probe a file may import; the first pattern that fits counts, and a file that none fits is free."""
@@ -71,6 +80,8 @@ STANDALONE = {
     "worker/nccl.py": ("torch",),
     "worker/model.py": ("torch",),
     "rank/*": ("torch",),
+    "rank/agent.py": ("probe",),  # runs where probe is; tests/rank/test_agent.py sees to it that it loads nothing else
+    "rank/__init__.py": (),
     "measure/programs/*": ("torch",),
 }
 """Programs that may run in another interpreter than probe's, of Python 3.9 or newer: what they import beside the

@@ -51,7 +51,7 @@ def _forget_working_directory() -> None:
 
 
 def _run(column: str) -> int:
-    if {"check", "bench"} & set(sys.argv[1:]) and "--help" not in sys.argv:
+    if {"check", "gate", "bench"} & set(sys.argv[1:]) and "--help" not in sys.argv:
         from probe import attempt
 
         attempt.begin(column)

@@ -1,4 +1,4 @@
-"""What must hold around one run of ``probe check`` from its first line on: a process without strangers, nets, signals.
+"""What must hold around one run of a check or a gate from its first line on: no strangers, nets, signals.
 
 ::
 
@@ -18,7 +18,7 @@ from types import FrameType
 from typing import NoReturn
 
 from probe import exits
-from probe.clock import DEFAULT_BUDGET_S, SMALLEST_BUDGET_S, Budget, parse_duration
+from probe.clock import DEFAULT_BUDGET_S, GATE_BUDGET_S, SMALLEST_BUDGET_S, Budget, parse_duration
 from probe.nets import Nets
 from probe.output import asked_format, instead_of_report, write
 from probe.worker.parent import become_subreaper, children_of_this_process
@@ -50,11 +50,11 @@ class Attempt:
     def _leave_early(self, why: str) -> None:
         what = "undetermined" if why == "late" else why
         words = "probe itself was held up" if why == "late" else f"probe was {why}"
-        text = f"{what}: {words} before it could start a check"
+        text = f"{what}: {words} before it could start"
         form = asked_format(sys.argv)
         said = instead_of_report(form, text)
         if form == "json":
-            said = f'{{"schema":"probe.error/1","message":"{text}","where":"probe check","allowed":[]}}\n'.encode()
+            said = f'{{"schema":"probe.error/1","message":"{text}","where":"probe","allowed":[]}}\n'.encode()
         write(1, said, time.monotonic() + LAST_WORDS_S)
         if self.column == "slurm":
             write(2, f"{text}\n".encode(), time.monotonic() + LAST_WORDS_S)
@@ -88,7 +88,8 @@ def _fill_standard_descriptors() -> None:
 
 def _early_budget_s() -> float:
     """The budget by flag or environment; the file's is not known yet, and nonsense is complained of later."""
-    text = os.environ.get("PROBE_BUDGET", "")
+    gate = "gate" in sys.argv[1:]  # PROBE_BUDGET is a check's: a container sets it for its own
+    text = "" if gate else os.environ.get("PROBE_BUDGET", "")
     for at, word in enumerate(sys.argv):
         if word == "--budget" and at + 1 < len(sys.argv):
             text = sys.argv[at + 1]
@@ -97,7 +98,7 @@ def _early_budget_s() -> float:
     try:
         return max(parse_duration(text), SMALLEST_BUDGET_S)
     except ValueError:
-        return DEFAULT_BUDGET_S
+        return GATE_BUDGET_S if gate else DEFAULT_BUDGET_S
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:

@@ -17,6 +17,7 @@ HELP_FLAGS = ["-h", "--help"]
 
 COMMANDS = {
     "check": "Can this container or node do its work now?",
+    "gate": "Can these hosts run a collective job together?",
     "bench": "How fast is this machine, beside what its hardware could do?",
     "list": "The checks, and in which profiles they run.",
     "explain": "What a fault code means, and its remedy.",
@@ -38,6 +39,10 @@ class Commands(click.Group):
             from probe.measure.command import bench
 
             return bench
+        if cmd_name == "gate":
+            from probe.cluster.command import gate
+
+            return gate
         from probe import commands
 
         found: click.Command = getattr(commands, cmd_name.replace("list", "list_"))

@@ -21,6 +21,7 @@ ASSUMED_AGE_S = 0.1
 
 DEFAULT_BUDGET_S = 9.0
 """Docker's usual HEALTHCHECK time-out is 10 s, counted from after the start of the exec."""
+GATE_BUDGET_S = 120.0
 SMALLEST_BUDGET_S = 1.0
 DAY_S = 86400.0
 

@@ -42,6 +42,17 @@ def code(column: str, what: str, *, strict: bool = False, liveness: bool = False
     return TABLE[what][COLUMNS.index(column)]
 
 
+def gate(column: str, verdict: str, *, enough: bool, strict: bool = False) -> int:
+    """The exit code of one verdict of ``probe gate``.
+
+    `enough`: ``--min-hosts`` was given and that many hosts can work. Only then is "ready without some" no failure: a
+    job that was sized for all of them would wait for ever for the rest.
+    """
+    without = "degraded" if enough else "unhealthy"
+    same_as = {"ready": "healthy", "ready_without": without, "not_ready": "unhealthy"}
+    return code(column, same_as.get(verdict, verdict), strict=strict)
+
+
 def liveness(argv: "Sequence[str]", env: "Mapping[str, str]") -> bool:
     """Whether the profile is liveness, as far as the command line and the environment tell: a file may say it too."""
     asked = env.get("PROBE_PROFILE", "")

@@ -1,7 +1,8 @@
 """What runs in the children: it finds what is wrong, plans within its share, and reckons as nccl-tests does."""
 
 import importlib.util
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -142,6 +143,49 @@ def test_cpu_lists_of_the_kernel(part: str, expected: set[int]) -> None:
     assert set(host.range_of(part)) == expected
 
 
+def test_cpus_are_told_by_their_node_where_some_are_ours(tmp_path: Path) -> None:
+    for name, cpus in (("node0", "0-1,8-9"), ("node1", "2-3"), ("node2", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cpulist").write_text(f"{cpus}\n")
+    assert host.nodes_of({0, 2, 3, 9}, str(tmp_path)) == [{0, 9}, {2, 3}]
+    assert host.nodes_of({0, 1}, str(tmp_path)) == [{0, 1}]
+    assert host.nodes_of({0}, str(tmp_path / "none")) == []
+
+
+@pytest.fixture
+def affinity() -> Iterator[set[int]]:
+    """Ours, as it was before the test."""
+    ours = os.sched_getaffinity(0)
+    yield ours
+    os.sched_setaffinity(0, ours)
+
+
+def test_a_process_stays_on_the_node_whose_memory_is_read_fastest(affinity: set[int]) -> None:
+    """Each node is tried from its own CPUs."""
+    nodes = [{cpu} for cpu in sorted(affinity)]
+    if len(nodes) < 2:
+        pytest.skip("one CPU")
+    fastest = nodes[-2]
+    assert host.move_to_fastest(nodes, lambda: float(os.sched_getaffinity(0) == fastest)) == str(min(fastest))
+    assert os.sched_getaffinity(0) == fastest
+
+
+@pytest.mark.parametrize("name", host.WAYS)
+@pytest.mark.parametrize("parts", [1, 4])
+def test_copies_take_turns_over_all_of_the_memory_and_words_land_where_they_are_compared(name: str, parts: int) -> None:
+    """Without a GPU: the same calls between buffers that are not pinned."""
+    words = method.Words(1)
+    sent, there, back, received = (torch.full((1024,), -1, dtype=torch.int64) for _ in range(4))
+    words.fill(sent)
+    words.fill(back)
+    call, landed = host.directions(host.Way(name, 8 * 1024 // parts), (sent, there), (back, received), None)
+    for at in range(parts):
+        assert any(words.wrong(buffer) for buffer in landed)
+        call(at)
+    assert [words.wrong(buffer) for buffer in landed] == [0] * len(landed)
+    assert len(landed) == (2 if name == "both at once" else 1)
+
+
 # ---- the method ------------------------------------------------------------------------------------------------------
 
 
@@ -155,9 +199,86 @@ def test_a_case_that_does_not_fit_its_part_is_no_time() -> None:
 
 def test_samples_are_whole_and_as_many_as_fit() -> None:
     buffer = torch.zeros(1000)
-    seconds = method.seconds_of(lambda at: buffer.add_(1), CPU, 0.1, warm_up_s=0.01)
+    seconds = method.seconds_of(lambda at: buffer.add_(1), CPU, 0.1, lead_s=0.01)
     assert method.FEWEST <= len(seconds) <= method.MOST
     assert all(0 < one < 0.1 for one in seconds)
+
+
+def test_every_buffer_has_its_turn_in_the_least_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are verified afterwards, and one that no call touched would look wrong."""
+    clock = Ticking(monkeypatch)
+    seen: set[int] = set()
+
+    def call(at: int) -> None:
+        seen.add(at % 300)
+        clock.now += 0.001
+
+    method.seconds_of(call, CPU, 0.01, turns=300)
+    assert seen == set(range(300))
+
+
+def test_the_lead_in_is_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is slow only while the clocks rise is slow in no sample."""
+    clock = Ticking(monkeypatch)
+    calls: list[int] = []
+
+    def call(at: int) -> None:
+        calls.append(at)
+        clock.now += 1.0 if at < 3 else 0.5
+
+    assert method.by_clock(method.Work(call), 2, 3, 2) == [0.5, 0.5, 0.5]
+    assert calls == list(range(10))
+
+
+class Ticking:
+    """Time that passes only when a case says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(method.time, "perf_counter", lambda: self.now)
+
+
+def in_turn(monkeypatch: pytest.MonkeyPatch, share_s: float, **takes_s: float) -> tuple[list[str], Listener]:
+    """Which case was tried in which pass, with so much time for all and cases that take so long."""
+    clock, listener, order = Ticking(monkeypatch), Listener(), list[str]()
+
+    def case(name: str, seconds: float) -> Callable[[float, int], None]:
+        def measure(part_s: float, number: int) -> None:
+            order.append(f"{name}{number}")
+            if seconds > part_s * method.PATIENCE:
+                raise method.NoTime
+            clock.now += seconds
+
+        return measure
+
+    method.in_turn(listener, "", method.Clock(share_s), {name: case(name, each) for name, each in takes_s.items()})
+    return order, listener
+
+
+def test_cases_are_measured_in_passes_while_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No case a second time before every one was measured; at the end what still fits twice."""
+    order, listener = in_turn(monkeypatch, 9.0, a=2.0, b=1.0, c=0.5)
+    assert order == ["a0", "b0", "c0", "a1", "b1", "c1", "b2", "c2"]
+    assert listener.said == []
+
+
+def test_a_long_time_ends_after_so_many_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    order, _ = in_turn(monkeypatch, 1000.0, a=1.0)
+    assert len(order) == method.MOST_PASSES
+
+
+def test_a_case_without_time_is_left_out_once_and_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    order, listener = in_turn(monkeypatch, 4.0, a=1.0, b=50.0)
+    assert order == ["a0", "b0", "a1", "a2"]
+    assert [(one["case"], one["text"]) for one in listener.of("left")] == [("b", "no time")]
+
+
+def test_a_defect_in_a_case_is_no_lack_of_memory() -> None:
+    def broken(part_s: float, number: int) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal"):
+        method.in_turn(Listener(), "", method.Clock(1.0), {"a": broken})
 
 
 def test_the_host_of_a_program_sees_cases_that_had_no_time() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from probe.config import UsageError
 from probe.measure import files, shares
-from probe.measure.summary import BLOCKS, parts, quantile, summarise
+from probe.measure.summary import BLOCKS, joined, parts, quantile, summarise
 
 
 def test_seconds_become_rates() -> None:
@@ -88,3 +88,8 @@ def test_what_is_no_regular_file_is_written_to_and_not_replaced(tmp_path: Path) 
 def test_what_could_not_be_written_is_said_before_anything_is_measured(path: str) -> None:
     with pytest.raises(UsageError):
         files.check_writable(path, "--json")
+
+
+def test_passes_are_joined_and_of_ranks_the_slowest_counts() -> None:
+    assert joined([[[1.0, 2.0], [3.0]]]) == [1.0, 2.0, 3.0]
+    assert joined([[[1.0, 5.0], [3.0]], [[2.0], [4.0, 1.0]]]) == [2.0, 5.0, 3.0]

@@ -156,6 +156,6 @@ def test_an_error_says_what_is_wrong_where_and_what_could_stand_there() -> None:
 def test_the_schemas_are_published_by_running_the_module(tmp_path: Path) -> None:
     program = "import sys; from probe.report import json; json.SCHEMAS = sys.argv[1]; json.write_schemas()"
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, timeout=20)
-    assert ["probe.error-1.json", "probe.log-1.json", "probe.report-1.json"] == sorted(
+    assert ["probe.error-1.json", "probe.gate-1.json", "probe.log-1.json", "probe.report-1.json"] == sorted(
         path.name for path in tmp_path.iterdir()
     )

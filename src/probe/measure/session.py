@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, NoReturn
 
 from msgspec import Struct
@@ -38,7 +39,7 @@ from probe.measure import baseline, files, limits, machine, shares
 from probe.measure.conditions import Meter
 from probe.measure.model import SCHEMA, Bench, Comparison, Done, Gpu, Program, Provenance, Result
 from probe.measure.progress import Progress
-from probe.measure.summary import summarise
+from probe.measure.summary import joined, summarise
 from probe.measure.talk import Talk
 from probe.model import Expectation, Record
 from probe.output import write
@@ -525,24 +526,27 @@ class Session:
         return "; ".join(wrong)
 
     def _keep(self, program: str, processes: Iterable[Process]) -> list[str]:
-        """File what was measured; ranks of one group are one: a call takes as long as the slowest of them says."""
-        merged: dict[tuple[str, str], list[Record]] = {}
+        """File what was measured: a case by all its passes, and by all ranks of one group."""
+        merged: dict[tuple[str, str], dict[Process, list[Record]]] = {}
         for process in processes:
             for record in self.talk.heard[process].records:
                 if record.key == "result":
-                    merged.setdefault((record.data["case"], record.target), []).append(record)
+                    passes = merged.setdefault((record.data["case"], record.target), {})
+                    passes.setdefault(process, []).append(record)
                 elif record.key == "left":
                     self._left_out.append(f"{record.data['case']}: {record.text}")
                 elif record.key == "device":
                     self._describe(record)
         wrong = []
-        for (case, target), records in merged.items():
+        for (case, target), by_process in merged.items():
+            records = list(chain.from_iterable(by_process.values()))
             first = records[0].data
-            if len(records) < first["data"].get("ranks", 1):
+            if len(by_process) < first["data"].get("ranks", 1):
                 continue  # a rank had not said it when the run ended
-            seconds = [max(each) for each in zip(*(record.data["seconds"] for record in records), strict=False)]
+            seconds = joined([record.data["seconds"] for record in passes] for passes in by_process.values())
             verified = all(record.data["verified"] for record in records)
-            wrong += [f"{case}: {record.text}" for record in records if record.text]
+            texts = [[record.text for record in passes if record.text] for passes in by_process.values()]
+            wrong += [f"{case}: {first_text}" for first_text, *_ in filter(None, texts)]
             data = {**first["data"]}
             if factor := data.pop("bus_factor", None):
                 data["algbw_gbps"] = summarise(seconds, first["amount"] / factor, "B").median

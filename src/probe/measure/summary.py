@@ -1,7 +1,7 @@
 """Seconds per call, a number a sample -> what is reported of a case. Pure."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from itertools import chain, pairwise
 from statistics import median
 
 from msgspec import Struct
@@ -35,6 +35,15 @@ def summarise(seconds: Sequence[float], amount: float, unit: str) -> Summary:
         len(values),
         tuple(significant(median(part)) for part in parts(values)),
     )
+
+
+def joined(processes: Iterable[Iterable[Sequence[float]]]) -> list[float]:
+    """Seconds per call of one case, of the passes of each process, in their order.
+
+    Several processes are ranks of one group: a call takes as long as the slowest of them says.
+    """
+    said = [list(chain.from_iterable(passes)) for passes in processes]
+    return [max(each) for each in zip(*said, strict=False)]
 
 
 def quantile(ordered: Sequence[float], fraction: float) -> float:

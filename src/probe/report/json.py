@@ -105,9 +105,14 @@ def file_of(name: str) -> str:
 
 def write_schemas() -> None:
     """Publish all schemas anew."""
-    from probe.report import log
+    from probe.report import gate, log
 
-    for made, name in ((schema(), REPORT), (error_schema(), ERROR), (log.schema(), log.LOG)):
+    for made, name in (
+        (schema(), REPORT),
+        (error_schema(), ERROR),
+        (log.schema(), log.LOG),
+        (gate.schema(), gate.REPORT),
+    ):
         pretty = msgspec.json.format(msgspec.json.encode(made, order="deterministic"), indent=2)
         with open(file_of(name), "wb") as file:
             file.write(pretty + b"\n")

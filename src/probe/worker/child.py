@@ -55,7 +55,7 @@ class Child:
     tie_to = staticmethod(tie_to)
 
     def __init__(self, reply_fd: int) -> None:
-        self._reply_fd = reply_fd
+        self.reply_fd = reply_fd
         self._lock = threading.Lock()
 
     def say(
@@ -70,7 +70,7 @@ class Child:
         line = memoryview((json.dumps(record) + "\n").encode())
         with self._lock:
             while line:
-                line = line[os.write(self._reply_fd, line) :]
+                line = line[os.write(self.reply_fd, line) :]
 
     def step(self, name: str, target: str = "") -> None:
         """Say what is about to be called, so that a hang or a crash in it has a name."""

@@ -200,19 +200,21 @@ class Children:
         cwd: str = "/",
         environment: Mapping[str, str | None] | None = None,
         user: str = "",
+        stdin: int = subprocess.DEVNULL,
     ) -> Process:
-        """Run somebody else's program under ``exec.py``; its fd 1 is the reply pipe, kept whole in `output`.
+        """Run somebody else's program under ``exec.py``; its fd 1 is the reply pipe.
 
-        `user`: as whom, by name or number; empty: as this process.
+        What it writes there is kept whole in `output`; of one that is given a `stdin`, and so talked with, it comes
+        as lines. `user`: as whom, by name or number; empty: as this process.
         """
         process = Process(worker, target)
-        process.raw = True
+        process.raw = stdin == subprocess.DEVNULL
 
         def wrapped(reply_fd: int) -> list[str]:
             wrapper = bootstrap("exec", sys.version_info[:2])
             return [sys.executable, *wrapper, str(reply_fd), str(os.getpid()), cwd, user, "--", *argv]
 
-        self._spawn(process, wrapped, [], environment or {})
+        self._spawn(process, wrapped, [], environment or {}, stdin)
         return process
 
     def _spawn(
@@ -221,6 +223,7 @@ class Children:
         argv: Any,
         passed: list[int],
         environment: Mapping[str, str | None],
+        stdin: int = subprocess.DEVNULL,
         *,
         inbox: bool = False,
     ) -> None:
@@ -230,7 +233,7 @@ class Children:
         try:
             spawned = subprocess.Popen(
                 argv(reply_end),
-                stdin=inbox_end if inbox else subprocess.DEVNULL,
+                stdin=inbox_end if inbox else stdin,
                 stdout=stderr_end,
                 stderr=stderr_end,
                 pass_fds=(reply_end, *passed),
@@ -264,8 +267,9 @@ class Children:
         target: str,
         limit_s: float,
         environment: Mapping[str, str],
+        program: str = "",
     ) -> Process:
-        """Have the zygote fork a child for `job`, of the program that it has under the worker's name.
+        """Have the zygote fork a child for `job`, of the program that it has under that name; empty: the worker's.
 
         What becomes of it arrives as events, also if the zygote is gone.
         """
@@ -274,7 +278,7 @@ class Children:
         stderr_fd, stderr_end = os.pipe2(os.O_CLOEXEC)
         token = len(self._tokens)
         self._tokens[token] = process
-        request = {"fork": token, "program": worker, "limit_s": limit_s}
+        request = {"fork": token, "program": program or worker, "limit_s": limit_s}
         request |= {"environment": dict(environment), "job": dict(job)}
         self._adopt(process, -1, reply_fd, stderr_fd)
         try:

@@ -77,7 +77,7 @@ def print_from_c(child: Any) -> None:
 
 
 def print_garbage(child: Any) -> None:
-    os.write(child._reply_fd, b'\xff\xfe not json\n{"key": 3}\n[]\nnull\n\n')
+    os.write(child.reply_fd, b'\xff\xfe not json\n{"key": 3}\n[]\nnull\n\n')
     behave(child)
 
 

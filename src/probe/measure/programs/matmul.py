@@ -14,6 +14,7 @@ Standard library and torch only, Python >= 3.9.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -51,23 +52,19 @@ def main(child: Any, job: dict[str, Any], method: Any) -> None:
     target = job["target"]
     clock = method.Clock(job["share_s"])
     device = method.open_device(child, job, target)
-    cases = [(kind, size) for size in SIZES[device.kind] for kind in KINDS if possible(kind, device)]
     one_s: dict[str, tuple[int, float]] = {}
-    for at, (kind, size) in enumerate(cases):
-        case = f"{kind.name} {size}"
-        child.step(case, target)
-        try:
-            if too_slow(one_s.get(kind.name), size, clock.part_s(len(cases) - at) * method.PATIENCE / method.FEWEST):
-                method.leave_out(child, target, case, "no time")
-                continue
-            seconds = one(child, target, method, device, kind, size, clock, len(cases) - at)
-            one_s[kind.name] = size, min(seconds)
-        except method.NoTime:
-            method.leave_out(child, target, case, "no time")
-        except RuntimeError as error:
-            if not method.out_of_memory(error):
-                raise
-            method.leave_out(child, target, case, "not enough memory")
+
+    def case(kind: Kind, size: int) -> Callable[[float, int], None]:
+        def measure(part_s: float, _: int) -> None:
+            if too_slow(one_s.get(kind.name), size, part_s * method.PATIENCE / method.FEWEST):
+                raise method.NoTime("by what a smaller one took")
+            one_s[kind.name] = size, min(one(child, target, method, device, kind, size, part_s))
+
+        return measure
+
+    possibles = [kind for kind in KINDS if possible(kind, device)]
+    cases = {f"{kind.name} {size}": case(kind, size) for size in SIZES[device.kind] for kind in possibles}
+    method.in_turn(child, target, clock, cases)
 
 
 def too_slow(known: tuple[int, float] | None, size: int, most_s: float) -> bool:
@@ -80,10 +77,8 @@ def possible(kind: Kind, device: Any) -> bool:
     return kind.name != "tf32" or (device.is_cuda and torch.cuda.get_device_capability(device.number) >= (8, 0))
 
 
-def one(
-    child: Any, target: str, method: Any, device: Any, kind: Kind, size: int, clock: Any, cases_left: int
-) -> list[float]:
-    if clock.left_s() <= 0:
+def one(child: Any, target: str, method: Any, device: Any, kind: Kind, size: int, part_s: float) -> list[float]:
+    if part_s <= 0:
         raise method.NoTime("nothing left")
     torch.backends.cuda.matmul.allow_tf32 = kind.name == "tf32"
     element = torch.finfo(kind.dtype).bits // 8
@@ -99,7 +94,7 @@ def one(
     call(0)
     device.synchronize()
     before = results[0].clone()
-    seconds: list[float] = method.seconds_of(call, device, clock.part_s(cases_left))
+    seconds: list[float] = method.seconds_of(call, device, part_s, turns=count)
     wrong = compare(*sets[0], results[0], before if device.is_cuda else None, kind)
     method.say(
         child,

@@ -6,6 +6,7 @@ Python >= 3.9.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,34 +21,34 @@ def main(child: Any, job: dict[str, Any], method: Any) -> None:
     clock = method.Clock(job["share_s"])
     device = method.open_device(child, job, target)
     words = method.Words(seed=job["seed"])
-    sizes = SIZES[device.kind]
-    for at, size in enumerate(sizes):
-        case = f"copy {size // MIB} MiB"
-        child.step(case, target)
-        try:
+
+    def case(name: str, size: int) -> Callable[[float, int], None]:
+        def measure(part_s: float, _: int) -> None:
             clock.begin(size)
-            clock.end(one(child, target, method, device, words, case, size, clock.part_s(len(sizes) - at)))
-        except method.NoTime:
-            method.leave_out(child, target, case, "no time")
-        except RuntimeError as error:
-            if not method.out_of_memory(error):
-                raise
-            method.leave_out(child, target, case, "not enough memory")
+            clock.end(one(child, target, method, device, words, name, size, part_s))
+
+        return measure
+
+    named = {f"copy {size // MIB} MiB": size for size in SIZES[device.kind]}
+    method.in_turn(child, target, clock, {name: case(name, size) for name, size in named.items()})
 
 
 def one(child: Any, target: str, method: Any, device: Any, words: Any, case: str, size: int, part_s: float) -> float:
     """The seconds that sampling took, nearly."""
     count = method.sets_beyond_cache(device, 2 * size)
     if 2 * size * count > device.free_bytes():
-        method.leave_out(child, target, case, "not enough memory")
-        return 0.0
+        raise RuntimeError("out of memory")
     if part_s <= 0:
         raise method.NoTime("nothing left")
     sources = [torch.empty(size // 8, dtype=torch.int64, device=device.torch) for _ in range(count)]
     copies = [torch.full_like(source, -1) for source in sources]
     for source in sources:
         words.fill(source)
-    seconds: list[float] = method.seconds_of(lambda at: copies[at % count].copy_(sources[at % count]), device, part_s)
+
+    def call(at: int) -> None:
+        copies[at % count].copy_(sources[at % count])
+
+    seconds: list[float] = method.seconds_of(call, device, part_s, turns=count)
     wrong = sum(words.wrong(copy) for copy in copies)
     method.say(
         child,

@@ -1,13 +1,18 @@
-"""How every program times: warm-up, device events, whole samples, and a share of time for each case.
+"""How every program times: passes over its cases, a lead-in, device events, whole samples, and a share of time.
 
 ::
 
+    pass 1: case a, case b, case c      pass 2: a, b, c      ...        `in_turn`: while there is time
+
     warm up ----> one call takes about t ----> calls per sample, samples
                   (GPU: t < LAUNCH_BOUND_S: the calls of a sample become one CUDA graph)
-    |event| call call call |event| call call call |event| ...       seconds per call, one number a sample
+    lead-in: call call call ... |event| call call call |event| call call call |event|       `seconds_of`, in each pass
+                                      seconds per call, one number a sample
 
-On a GPU the clock is the device's (CUDA events), and the host is ahead of it, so that no launch is in a sample; small
-work, which the host cannot be ahead of, is replayed as a graph. On a CPU the clock is `time.perf_counter`.
+A case that is measured once, within tenths of a second, is as fast as its moment: passes spread it over the program's
+time, with other buffers each. On a GPU the clock is the device's (CUDA events), and the host is ahead of it by the
+lead-in, so that no launch is in a sample; small work, which the host cannot be ahead of, is replayed as a graph. On a
+CPU the clock is `time.perf_counter`. Over 300 lines because it is the one file that every program is given.
 Standard library and torch only, Python >= 3.9.
 """
 
@@ -16,24 +21,35 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-SAMPLE_S = 2e-4
-"""The least that one sample lasts: a CUDA event has a resolution of 0.5 us (CUDA runtime API, cudaEventElapsedTime)."""
+SAMPLE_S = 1e-3
+"""The least that one sample lasts: a graph begins some microseconds after the event before it, which would be percents
+of a shorter one and are not the same in every run."""
 LAUNCH_BOUND_S = 1e-4
 """Below this the host may not be ahead of the GPU: a call of torch costs it 5 to 10 us, more on a busy host."""
-MOST_GRAPH_CALLS = 100
-WARM_UP_S = 0.25
-"""Clocks of an idle GPU rise within tens of milliseconds; cuBLAS loads its kernels at the first call."""
+MOST_GRAPH_CALLS = 256
+WARM_UP_S = 0.05
+"""Until it is known what one call takes: cuBLAS loads its kernels at the first."""
+LEAD_S = 0.15
+"""The same work right before the first sample, without a pause: clocks rise within tens of milliseconds and the power
+cap takes hold, and the host is so far ahead that a pause of its own is in no sample."""
+PASS_S = 0.2
+"""Of samples of one case in one pass."""
 FEWEST, MOST = 5, 200
-"""Samples of one case. With fewer there is no 5th percentile to speak of; more says nothing new."""
+"""Samples of one case in one pass. With fewer there is no 5th percentile to speak of; more says nothing new."""
+MOST_PASSES = 8
+"""So that a long `--time` does not heat the machine for nothing."""
+AGAIN = 2.0
+"""What is left must hold so many times the longest that a case took before: on a busy machine the next takes longer,
+and whoever is not done in time is killed."""
 PATIENCE = 4.0
 """A case may take so many times its part of the share: the parts of those that took less have made room."""
 MOST_S = 1.0
-"""Of one case: so that a long `--time` does not heat the machine for nothing."""
+"""Of one case, at once."""
 CACHE_BYTES = 64 << 20
 """Where the cache's size is not known: more than the L2 of an H100 (50 MiB). Of a CPU's last cache no more is counted:
 it is shared by more cores than ours, and a few of its cores' worth of memory must be enough."""
@@ -68,6 +84,32 @@ class Clock:
     def part_s(self, cases_left: int) -> float:
         """What one of so many cases may take."""
         return min(MOST_S, self.left_s() / max(1, cases_left))
+
+
+def in_turn(child: Any, target: str, clock: Clock, cases: Mapping[str, Callable[[float, int], None]]) -> None:
+    """Measure every case once, then all of them again and again while one fits well by what it took before.
+
+    A case is given its part of the time and the number of its pass, and says a result of each pass; whoever takes them
+    joins the samples. What a first pass cannot measure is left out.
+    """
+    took_s: dict[str, float] = {}
+    for number in range(MOST_PASSES):
+        for at, (name, measure) in enumerate(cases.items()):
+            if number and clock.left_s() < AGAIN * took_s.get(name, math.inf):
+                continue
+            child.step(name, target)
+            began = time.perf_counter()
+            try:
+                measure(clock.part_s(1 if number else len(cases) - at), number)
+                took_s[name] = max(took_s.get(name, 0.0), time.perf_counter() - began)
+            except (NoTime, RuntimeError) as error:
+                if not isinstance(error, NoTime) and not out_of_memory(error):
+                    raise
+                if not number:
+                    leave_out(child, target, name, "no time" if isinstance(error, NoTime) else "not enough memory")
+                took_s.pop(name, None)
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()  # the next pass has its buffers elsewhere
 
 
 class Device(NamedTuple):
@@ -130,70 +172,97 @@ def open_device(child: Any, job: dict[str, Any], target: str = "") -> Device:
 
 
 def seconds_of(
-    call: Callable[[int], Any], device: Device, part_s: float, *, warm_up_s: float = WARM_UP_S, graphs: bool = True
+    call: Callable[[int], Any],
+    device: Device,
+    part_s: float,
+    *,
+    lead_s: float = LEAD_S,
+    graphs: bool = True,
+    turns: int = 1,
+    streams: Sequence[Any] = (),
 ) -> list[float]:
-    """Seconds per call, a number a sample; `call` is given a running number, for buffers that take turns.
+    """Seconds per call, a number a sample; `call` is given a running number, for `turns` buffers that take turns.
 
-    Without `graphs`, small work is not captured: work on two GPUs cannot be. Raises NoTime where `part_s`, stretched by
-    `PATIENCE`, does not hold `FEWEST` samples.
+    Every buffer has had its turn when this returns. Without `graphs`, small work is not captured: work on two GPUs
+    cannot be. `streams`: where else `call` puts work; a sample is over when it is done there too. Raises NoTime where
+    `part_s`, stretched by `PATIENCE`, does not hold `FEWEST` samples.
     """
-    one_s = warm_up(call, device, min(warm_up_s, part_s / 3))
+    work = Work(call, streams)
+    one_s = warm_up(work, device, min(WARM_UP_S, part_s / 6), turns)
     if one_s * FEWEST > part_s * PATIENCE:
         raise NoTime(f"{FEWEST} samples of {one_s:.3f} s do not fit in {part_s:.2f} s")
     calls = max(1, math.ceil(SAMPLE_S / one_s))
-    samples = max(FEWEST, min(MOST, int(part_s * 0.7 / (one_s * calls))))
-    if graphs and device.is_cuda and one_s < LAUNCH_BOUND_S:
-        calls = min(MOST_GRAPH_CALLS, max(calls, 10))
-        replay = graph_of(lambda: [call(i) for i in range(calls)])
-        return [seconds / calls for seconds in events(lambda _: replay(), device, samples, 1)]
-    return events(call, device, samples, calls) if device.is_cuda else by_clock(call, samples, calls)
+    in_graph = graphs and device.is_cuda and one_s < LAUNCH_BOUND_S
+    if in_graph:
+        calls = min(MOST_GRAPH_CALLS, max(calls, turns))
+    sample_s = one_s * calls
+    leads = int(min(lead_s, part_s / 6) / sample_s)
+    samples = max(FEWEST, min(MOST, int(min(PASS_S, part_s * 0.7) / sample_s)))
+    if in_graph:
+        replay = graph_of(lambda: work.do(0, calls))
+        return [seconds / calls for seconds in events(Work(lambda _: replay()), device, leads, samples, 1)]
+    return events(work, device, leads, samples, calls) if device.is_cuda else by_clock(work, leads, samples, calls)
 
 
-def warm_up(call: Callable[[int], Any], device: Device, seconds: float) -> float:
-    """Call for about so long; how long one call takes, by the host's clock over the last half of the calls.
+class Work(NamedTuple):
+    """One call after another, on the current stream and on others beside it."""
+
+    call: Callable[[int], Any]
+    streams: Sequence[Any] = ()
+
+    def do(self, start: int, calls: int) -> None:
+        """The streams part before these calls and meet after them, not at each: meeting costs some microseconds."""
+        for stream in self.streams:
+            stream.wait_stream(torch.cuda.current_stream())
+        for at in range(start, start + calls):
+            self.call(at)
+        for stream in self.streams:
+            torch.cuda.current_stream().wait_stream(stream)
+
+
+def warm_up(work: Work, device: Device, seconds: float, turns: int = 1) -> float:
+    """Call for about so long, at least `turns` times; how long one call takes, by the host's clock over the last calls.
 
     The first call is not counted: it loads kernels, and may take a hundred times as long.
     """
-    call(0)
+    work.do(0, 1)
     device.synchronize()
-    began, done, batch, one_s = time.perf_counter(), 1, 1, 0.0
+    began, done, batch = time.perf_counter(), 1, 1
     while True:
         start = time.perf_counter()
-        for _ in range(batch):
-            call(done)
-            done += 1
+        work.do(done, batch)
         device.synchronize()
         now = time.perf_counter()
+        done += batch
         one_s = max((now - start) / batch, 1e-9)
-        if now - began + 2 * batch * one_s > seconds:
+        if done >= turns and now - began + 2 * batch * one_s > seconds:
             return one_s
         batch *= 2
 
 
-def events(call: Callable[[int], Any], device: Device, samples: int, calls: int) -> list[float]:
-    """Seconds per call by CUDA events: one before the first sample and one after each."""
+def events(work: Work, device: Device, leads: int, samples: int, calls: int) -> list[float]:
+    """Seconds per call by CUDA events: one before the first sample and one after each.
+
+    Nothing waits between the lead-in, of as many calls as `leads` samples, and the first event.
+    """
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(samples + 1)]
     device.synchronize()
-    at = 0
-    marks[0].record()
-    for mark in marks[1:]:
-        for _ in range(calls):
-            call(at)
-            at += 1
+    work.do(0, leads * calls)
+    for at, mark in enumerate(marks):
+        if at:
+            work.do((leads + at - 1) * calls, calls)
         mark.record()
     device.synchronize()
     return [before.elapsed_time(after) / 1e3 / calls for before, after in zip(marks, marks[1:])]
 
 
-def by_clock(call: Callable[[int], Any], samples: int, calls: int) -> list[float]:
-    found, at = [], 0
-    for _ in range(samples):
+def by_clock(work: Work, leads: int, samples: int, calls: int) -> list[float]:
+    found = []
+    for at in range(leads + samples):
         began = time.perf_counter()
-        for _ in range(calls):
-            call(at)
-            at += 1
+        work.do(at * calls, calls)
         found.append((time.perf_counter() - began) / calls)
-    return found
+    return found[leads:]
 
 
 def graph_of(work: Callable[[], Any], **options: Any) -> Callable[[], None]:

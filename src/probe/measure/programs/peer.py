@@ -60,7 +60,7 @@ def between_gpus(child: Any, job: dict[str, Any], method: Any) -> None:
                 lambda _, a=a, b=b: arrived[b].copy_(sent[a], non_blocking=True),
                 devices[a],
                 part_s,
-                warm_up_s=0.05,
+                lead_s=0.05,
                 graphs=False,
             )
         except method.NoTime:

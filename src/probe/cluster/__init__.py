@@ -1,0 +1,1 @@
+"""The gate's controller: runs on one machine, reaches all others."""

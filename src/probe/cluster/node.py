@@ -1,0 +1,90 @@
+"""What a host's own check (``probe check --profile node``) means to the gate. Pure.
+
+healthy and degraded are ready, with warnings; unhealthy is bad, for the reason that its report gives first; a host on
+whose GPUs somebody works is busy; no answer is no health.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from probe.cluster.model import HostState
+from probe.model import Outcome, Report, Status
+
+COMPUTE = ("torch.tensor", "cuda.kernel")
+ENOUGH_S = 20.0
+"""A cold import of torch took 20 s from a network disk; with less than that a timeout says little of the host."""
+COMPUTED = ("torch.tensor", Status.PASS)
+BUSY = ("busy (", "not known whether busy", "another probe is testing")
+
+
+class NodeFinding(Struct, frozen=True):
+    state: HostState
+    summary: str = ""
+    code: str = ""
+    """Of the fault that the host's own report names first; empty: the gate's own words."""
+    remedy: str = ""
+    who: str = ""
+    warnings: tuple[tuple[str, str, str, str], ...] = ()
+    """Code, summary, remedy and who of what is wrong and keeps nobody from working."""
+    gpus: int = 0
+    """On which torch computed exactly."""
+    gpu_name: str = ""
+    driver: str = ""
+    seconds: float = 0.0
+
+
+def judge(found: Mapping[str, Any] | None, text: str, *, budget_s: float = 60.0) -> NodeFinding:
+    """The finding; `found` is the report as it came over the wire, None where there was none.
+
+    `budget_s` is what the check was given: where that was little, whoever did not answer in time is not blamed.
+    """
+    if found is None:
+        last = text.strip().rpartition("\n")[2]
+        return NodeFinding(HostState.UNDETERMINED, f"its own check gave no report{': ' + last if last else ''}")
+    try:
+        report = msgspec.convert({"notes": (), **found}, Report, strict=False)
+    except msgspec.ValidationError as error:
+        words = str(found.get("message", error))
+        return NodeFinding(HostState.UNDETERMINED, f"its own check gave no report: {words}"[:300])
+    return _read(report, hurried=budget_s < ENOUGH_S)
+
+
+def _read(report: Report, *, hurried: bool) -> NodeFinding:
+    checks = {outcome.id: outcome for outcome in report.checks if outcome.status in (Status.PASS, Status.WARN)}
+    passed = {outcome.target for outcome in report.checks if (outcome.id, outcome.status) == COMPUTED}
+    tested = {target for target in passed if target.startswith("gpu:")}
+    counted, reached = checks.get("nvml.count"), checks.get("nvml.reach")
+    known = {
+        "gpus": len(tested),
+        "gpu_name": str(counted.data.get("gpu_name", "")) if counted else "",
+        "driver": str(reached.data.get("driver_version", "")) if reached else "",
+        "seconds": report.elapsed_s,
+    }
+    causes = tuple((cause.code, cause.summary, cause.remedy, cause.who.value) for cause in report.causes)
+    if report.verdict in ("unhealthy", "undetermined"):
+        late = hurried and _first_status(report) is Status.TIMEOUT
+        state = HostState.BAD if report.verdict == "unhealthy" and not late else HostState.UNDETERMINED
+        code, summary, remedy, who = causes[0] if causes else ("", f"its own check says {report.verdict}", "", "")
+        return NodeFinding(state, summary, code, remedy, who, causes[1:], **known)  # type: ignore[arg-type]
+    if busy := [outcome for outcome in report.checks if _busy(outcome)]:
+        return NodeFinding(HostState.BUSY, _where(busy), warnings=causes, **known)  # type: ignore[arg-type]
+    return NodeFinding(HostState.READY, warnings=causes, **known)  # type: ignore[arg-type]
+
+
+def _first_status(report: Report) -> Status | None:
+    """How the evidence of the first cause ended."""
+    named = report.causes[0].checks[0] if report.causes and report.causes[0].checks else None
+    of_it = (one.status for one in report.checks if named and (one.id, one.target) == (named.id, named.target))
+    return next(of_it, None)
+
+
+def _busy(outcome: Outcome) -> bool:
+    return outcome.id in COMPUTE and outcome.status is Status.SKIP and outcome.summary.startswith(BUSY)
+
+
+def _where(busy: list[Outcome]) -> str:
+    targets = {outcome.target for outcome in busy}
+    return f"{len(targets)} of its GPUs {'is' if len(targets) == 1 else 'are'} in use: {busy[0].summary}"

@@ -1,0 +1,187 @@
+"""One run of ``probe gate`` in this process: from its settings to its exit.
+
+::
+
+    launcher, ledger -> gate (anyio on asyncio) -> all stopped -> report -> stdout -> os._exit, inside the event loop
+
+Whoever ends the run - the gate, a net, a signal - ends it through `GateRun.leave`: the same report of what is known.
+Agents that are not told to leave any more see the end of their input, kill all that they started, and leave.
+"""
+
+import os
+import resource
+import socket
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NoReturn
+
+import anyio
+from msgspec import Struct
+
+from probe import exits
+from probe.attempt import CURRENT, LAST_WORDS_S
+from probe.clock import Budget
+from probe.cluster import judge
+from probe.cluster.gate import Gate, Settings
+from probe.cluster.hosts import LOCALHOST, Host, Hostfile
+from probe.cluster.launch import Launcher
+from probe.cluster.ledger import Ledger
+from probe.cluster.model import GateReport, GateVerdict
+from probe.output import write
+from probe.state import default_path
+from probe.worker.parent import Children
+
+
+class Request(Struct, frozen=True):
+    """What the command line asks of one gate."""
+
+    settings: Settings
+    launcher: str
+    """local or ssh."""
+    budget_s: float
+    format: str = "text"
+    strict: bool = False
+    hostfile: Hostfile | None = None
+    clean_hostfile: str = ""
+    ssh: object = None
+    """What `probe.cluster.ssh` needs; that file is imported only when ssh is used."""
+    gpus: tuple[str, ...] = ()
+    """Of this machine, to be divided among simulated hosts."""
+
+
+class GateRun:
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.budget = Budget(CURRENT.budget.began_at, request.budget_s)
+        self.children = Children()
+        self.ledger = Ledger(request.settings.hosts, request.launcher)
+        self.progress: object = None
+        self._leaving = False
+        self._code = exits.code(CURRENT.column, "internal")
+
+    def go(self) -> NoReturn:
+        CURRENT.leave = self.leave
+        CURRENT.watch(self.budget)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one for each connection
+
+        async def main() -> None:
+            if os.isatty(2) and os.environ.get("TERM") != "dumb":
+                from probe.cluster.progress import Progress
+
+                self.progress = Progress(self.ledger, self.budget)
+            await Gate(self.request.settings, self._launcher(), self.budget, self.ledger).run()
+            self.leave("")
+
+        anyio.run(main)
+        raise AssertionError("unreachable: the run leaves inside its event loop")
+
+    def _launcher(self) -> Launcher:
+        if self.request.launcher == "ssh":
+            from probe.cluster.ssh import Ssh, SshLauncher
+
+            assert isinstance(self.request.ssh, Ssh)
+            return SshLauncher(self.request.ssh)
+        from probe.cluster.local import LocalLauncher
+
+        return LocalLauncher(self.children, environments(self.request.settings.hosts, self.request.gpus))
+
+    # -- leaving ------------------------------------------------------------------------------------------------------
+
+    def leave(self, why: str) -> None:
+        """Report what is known and leave. `why`: "" at the regular end, else "late", "interrupted", "terminated"."""
+        if self._leaving and why != "late":
+            return
+        self._leaving = True
+        try:
+            self._report(why)
+        except Exception as error:
+            text = f"undetermined: probe could not make its report: {type(error).__name__}: {error}"[:300]
+            if self.request.format == "json":
+                from probe.report import json
+
+                write(1, json.error(text, "probe gate"), time.monotonic() + LAST_WORDS_S)
+            else:
+                write(1, f"{text}\n".encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
+            if os.environ.get("PROBE_DEBUG"):
+                raise
+        finally:
+            self.children.kill()
+            os._exit(self._code)
+
+    def _report(self, why: str) -> None:
+        if self.progress is not None:
+            self.progress.close()  # type: ignore[attr-defined]
+        if why != "late":
+            self.children.reap(min(1.0, max(self.budget.left_s(self.budget.reaped_s), 0.05)))
+        began = datetime.now(UTC).astimezone() - timedelta(seconds=self.budget.elapsed_s())
+        head = judge.Head(
+            host=socket.gethostname(),
+            column=CURRENT.column,
+            strict=self.request.strict,
+            budget_s=self.request.budget_s,
+            elapsed_s=self.budget.elapsed_s(),
+            started_at=began.isoformat(timespec="milliseconds"),
+            ended=why,
+        )
+        settings = self.request.settings
+        report = judge.report(self.ledger, head, judge.Wants(settings.until, settings.min_hosts))
+        self._code = report.exit_code
+        complaint = self._write_clean_hostfile(report)
+        write(1, self._rendered(report), self.budget.began_at + max(self.budget.write_s, self.budget.elapsed_s() + 0.5))
+        if complaint:
+            write(2, f"probe: {complaint}\n".encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
+
+    def _rendered(self, report: GateReport) -> bytes:
+        from probe.report import gate
+
+        if self.request.format == "json":
+            return gate.encode(report)
+        from probe.report.text import use_colour
+
+        return gate.render(report, colour=use_colour(os.isatty(1), os.environ)).encode("utf-8", "replace")
+
+    def _write_clean_hostfile(self, report: GateReport) -> str:
+        """Write it where a set of hosts was confirmed; returns a complaint where that cannot be done."""
+        path = self.request.clean_hostfile
+        if not path:
+            return ""
+        if report.verdict not in (GateVerdict.READY, GateVerdict.READY_WITHOUT):
+            return f"--clean-hostfile: {path} is not written, no set of hosts was confirmed"
+        names = report.clean_hosts
+        hostfile = self.request.hostfile
+        text = hostfile.clean(names) if hostfile else "".join(f"{name}\n" for name in names)
+        try:
+            beside = f"{path}.{os.getpid()}"
+            with open(beside, "x") as file:
+                file.write(text)
+            os.replace(beside, path)
+        except OSError as error:
+            return f"--clean-hostfile: {path}: {error.strerror}"
+        return ""
+
+
+def environments(hosts: Sequence[Host], gpus: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What each simulated host's agent gets: a state folder and, where there are GPUs, a share and a name for NCCL.
+
+    With another NCCL_HOSTID for each, NCCL takes them for different hosts and uses sockets, as between real ones. It
+    refuses two ranks on one GPU: with fewer GPUs than hosts nobody gets any, and gloo it is.
+    """
+    if len(hosts) == 1 and hosts[0].name in LOCALHOST:
+        return {}
+    share = len(gpus) // len(hosts)
+    found: dict[str, dict[str, str]] = {}
+    for number, host in enumerate(hosts):
+        mine = {"PROBE_STATE": f"{default_path(os.environ)}-{host.name}"}
+        if gpus:
+            mine["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number * share : (number + 1) * share])
+        if share:
+            mine |= {"NCCL_HOSTID": f"probe-{host.name}", "NCCL_SOCKET_IFNAME": "lo"}
+        found[host.name] = mine
+    return found
+
+
+def gate(request: Request) -> NoReturn:
+    """Run ``probe gate`` in this process, which ends with it."""
+    GateRun(request).go()

@@ -1,0 +1,1 @@
+"""What runs on the hosts under the gate: the agent, and the programs that it starts there."""

@@ -1,0 +1,142 @@
+"""Sets of hosts and hostfiles: what is understood, what is refused by name, and what a clean hostfile looks like."""
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probe.cluster import hosts
+from probe.cluster.hosts import Host, fold, from_file, from_set, simulated
+from probe.config import UsageError
+
+
+def names(found: tuple[Host, ...]) -> list[str]:
+    return [host.name for host in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gpu[01-03,20]", ["gpu01", "gpu02", "gpu03", "gpu20"]),
+        ("gpu[01-02],login1", ["gpu01", "gpu02", "login1"]),
+        ("a,b", ["a", "b"]),
+        ("a b", ["a", "b"]),
+        ("root@a[1-2],b", ["a1", "a2", "b"]),
+        ("r[1-2]n[1-2]", ["r1n1", "r1n2", "r2n1", "r2n2"]),
+        ("10.0.0.1,[fe80::1]:22", ["10.0.0.1", "fe80::1"]),
+    ],
+)
+def test_a_set_of_hosts_is_unfolded(text: str, expected: list[str]) -> None:
+    assert expected == names(from_set(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "names no host"),
+        ("a,b,a", "a: named more than once"),
+        ("gpu[1-3],gpu2", "gpu2"),
+        ("gpu[1-", "gpu[1-"),
+        ("-oProxyCommand=x", "-oProxyCommand=x"),
+        ("a;b", "a;b"),
+        ("a$(b)", "a$(b)"),
+        ("a:0", "a:0"),
+        ("a:70000", "a:70000"),
+        ("a:", "a:"),
+    ],
+)
+def test_what_is_no_set_of_hosts_is_refused_by_name(text: str, named: str) -> None:
+    with pytest.raises(UsageError) as error:
+        from_set(text)
+    assert named in str(error.value)
+
+
+def test_user_and_port_are_taken_off_the_name() -> None:
+    (host,) = from_set("root@gpu03:2222")
+    assert ("gpu03", "root", 2222) == (host.name, host.user, host.port)
+
+
+def test_two_ports_of_one_address_are_two_hosts() -> None:
+    found = from_set("box:2201,box:2202")
+    assert ["box:2201", "box:2202"] == names(found)
+    assert {"box"} == {host.target for host in found}
+
+
+def test_without_clustershell_names_go_between_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("ClusterShell"):
+            raise ImportError(name)
+        return plain(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert ["a", "b"] == names(from_set("a,b"))
+    assert fold(["a1", "a2"]) == "a1,a2"
+    with pytest.raises(UsageError, match=r"gpu-probe\[gate\]"):
+        from_set("a[1-2]")
+
+
+TEXT = """\
+# the good rack
+gpu01
+gpu02 slots=8
+root@gpu03:2222 slots=8 max_slots=8  # spare
+
+gpu04
+"""
+
+
+def test_a_hostfile_in_every_form(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(TEXT)
+    found, hostfile = from_file(str(path))
+    assert ["gpu01", "gpu02", "gpu03", "gpu04"] == names(found)
+    assert hostfile.clean(["gpu01", "gpu03"]) == (
+        "# the good rack\ngpu01\nroot@gpu03:2222 slots=8 max_slots=8  # spare\n\n"
+    )
+    assert hostfile.clean(names(found)) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("gpu01 gpu02\n", ":1"), ("a\nb slots=x\n", ":2"), ("# nothing\n", "names no host"), ("a\na\n", "more than once")],
+)
+def test_a_hostfile_that_is_wrong_is_refused_with_the_line(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(text)
+    with pytest.raises(UsageError) as error:
+        from_file(str(path))
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "binary"])
+def test_what_is_no_hostfile_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "hosts"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "binary":
+        path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError) as error:
+        from_file(str(path))
+    assert str(path) in str(error.value)
+
+
+@given(st.lists(st.from_regex(r"[a-z]{1,4}[0-9]{1,3}", fullmatch=True), min_size=1, max_size=20, unique=True))
+def test_what_is_folded_unfolds_to_the_same_hosts(given_names: list[str]) -> None:
+    assert sorted(given_names) == sorted(names(from_set(fold(given_names))))
+
+
+def test_simulated_hosts_have_loopback_addresses_of_their_own() -> None:
+    found = simulated(300)
+    assert len({host.address for host in found}) == 300
+    assert all(host.address.startswith("127.") for host in found)
+    assert "127.0.0.1" not in {host.address for host in found}
+
+
+def test_no_more_hosts_than_anybody_has() -> None:
+    with pytest.raises(UsageError, match="at most"):
+        from_set(f"gpu[1-{hosts.MOST_HOSTS + 1}]")

@@ -1,0 +1,87 @@
+"""What a host's own report means to the gate."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from probe.cluster.model import HostState
+from probe.cluster.node import judge
+from probe.model import Cause, Outcome, Profile, Reference, Report, Severity, Status, Verdict, Who
+
+
+def outcome(check: str, status: Status, summary: str = "x", target: str = "", **data: Any) -> Outcome:
+    return Outcome(check, target, status, Severity.CRITICAL, summary, 0.0, 0.1, data)
+
+
+def report(verdict: Verdict, *outcomes: Outcome, causes: tuple[Cause, ...] = ()) -> dict[str, Any]:
+    made = Report(
+        "probe.report/1", "0.1.0", "h", Profile.NODE, verdict, 0, 60.0, 3.0, "2026-01-01T00:00:00Z", causes, outcomes
+    )
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(made))
+    return found
+
+
+ECC = Cause("ECC_UNCORRECTED", "2 errors", "Reset the GPU.", Who.HOST_ADMIN, (Reference("nvml.ecc", "gpu:A"),))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [
+        (Verdict.HEALTHY, HostState.READY),
+        (Verdict.DEGRADED, HostState.READY),
+        (Verdict.UNHEALTHY, HostState.BAD),
+        (Verdict.UNDETERMINED, HostState.UNDETERMINED),
+    ],
+)
+def test_each_verdict_has_its_state(verdict: Verdict, state: HostState) -> None:
+    assert state is judge(report(verdict, outcome("torch.tensor", Status.PASS)), "").state
+
+
+def test_a_bad_host_is_bad_for_its_reports_first_cause() -> None:
+    found = judge(report(Verdict.UNHEALTHY, causes=(ECC,)), "")
+    assert ("ECC_UNCORRECTED", "2 errors", "Reset the GPU.", "host_admin") == (
+        found.code,
+        found.summary,
+        found.remedy,
+        found.who,
+    )
+
+
+@pytest.mark.parametrize(("budget_s", "state"), [(60.0, HostState.BAD), (5.0, HostState.UNDETERMINED)])
+def test_who_had_little_time_is_not_blamed_for_being_late(budget_s: float, state: HostState) -> None:
+    late = Cause("TORCH_IMPORT_HANGS", "late", "Wait.", Who.USER, (Reference("torch.import", ""),))
+    found = judge(
+        report(Verdict.UNHEALTHY, outcome("torch.import", Status.TIMEOUT), causes=(late,)), "", budget_s=budget_s
+    )
+    assert state is found.state
+
+
+def test_a_degraded_host_keeps_its_warnings() -> None:
+    found = judge(report(Verdict.DEGRADED, causes=(ECC,)), "")
+    assert (HostState.READY, "ECC_UNCORRECTED") == (found.state, found.warnings[0][0])
+
+
+@pytest.mark.parametrize("why", ["busy (1 process)", "not known whether busy (x)", "another probe is testing"])
+def test_a_host_at_work_is_busy(why: str) -> None:
+    found = judge(report(Verdict.HEALTHY, outcome("cuda.kernel", Status.SKIP, why, "gpu:A")), "")
+    assert (HostState.BUSY, True) == (found.state, why in found.summary)
+
+
+def test_its_gpus_and_driver_are_known() -> None:
+    counted = outcome("nvml.count", Status.PASS, uuids="GPU-1, GPU-2, GPU-3", gpu_name="H100")
+    reached = outcome("nvml.reach", Status.PASS, driver_version="580.1")
+    computed = [outcome("torch.tensor", Status.PASS, target=target) for target in ("gpu:GPU-1", "gpu:GPU-2", "cpu:0")]
+    hidden = outcome("torch.tensor", Status.SKIP, "hidden by CUDA_VISIBLE_DEVICES", "gpu:GPU-3")
+    found = judge(report(Verdict.HEALTHY, counted, reached, *computed, hidden), "")
+    assert (2, "H100", "580.1") == (found.gpus, found.gpu_name, found.driver)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [(None, ""), (None, "Traceback\nOSError: x"), ({}, ""), ({"schema": "probe.error/1", "message": "no"}, "")],
+)
+def test_no_report_is_no_health(said: Any, text: str) -> None:
+    found = judge(said, text)
+    assert found.state is HostState.UNDETERMINED
+    assert "no report" in found.summary

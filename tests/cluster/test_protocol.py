@@ -1,0 +1,136 @@
+"""The lines between controller and agent: both sides agree on every field, and refuse whatever else."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probe.cluster import protocol
+from probe.cluster.protocol import Command, ProtocolError, decode, encode
+from probe.rank import agent
+
+WORK: dict[str, Any] = {
+    "job": 1,
+    "backend": "gloo",
+    "ifname": "eth0",
+    "nproc": 2,
+    "seed": 7,
+    "sizes_bytes": (4104, 8),
+    "rates_bytes": (4096,),
+    "timeout_s": 6.0,
+    "limit_s": 60.0,
+}
+COMMANDS: list[Command] = [
+    protocol.Hello(deadline_s=120.0, ifname="eth0"),
+    protocol.Tick(n=3),
+    protocol.Warm(),
+    protocol.Node(job=1, budget_s=60.0),
+    protocol.Listen(job=1, address="10.0.0.1", port=0),
+    protocol.Connect(job=1, address="fe80::1", port=29500, timeout_s=3.0),
+    protocol.World(
+        **WORK,
+        run_id="0a1b",
+        nodes=2,
+        address="10.0.0.1",
+        port=29500,
+        is_host=True,
+        local_address="10.0.0.2",
+        join_timeout_s=15,
+    ),
+    protocol.Round(**WORK, first_rank=0, ranks=4, first_local=0, locals=1, address="10.0.0.1", port=0),
+    protocol.Cancel(job=1),
+    protocol.Stop(),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: type(command).__name__)
+def test_the_agent_understands_what_the_controller_says(command: Command) -> None:
+    parsed = agent.parse(encode(command))
+    assert parsed["verb"] == type(command).__name__.lower()
+
+
+def test_every_verb_of_the_agent_is_a_command_of_the_controller() -> None:
+    assert set(agent.VERBS) == {type(command).__name__.lower() for command in COMMANDS}
+
+
+WRONG = [
+    b"",
+    b"[]",
+    b'"stop"',
+    b"{",
+    b'{"verb":"run","argv":["true"]}',
+    b'{"verb":"exec"}',
+    b'{"verb":"tick"}',
+    b'{"verb":"tick","n":"1"}',
+    b'{"verb":"tick","n":true}',
+    b'{"verb":"tick","n":-1}',
+    b'{"verb":"stop","now":1}',
+    b'{"verb":"hello","deadline_s":60,"ifname":"eth0; reboot"}',
+    b'{"verb":"hello","deadline_s":1e9,"ifname":""}',
+    b'{"verb":"connect","job":1,"address":"example.org","port":80,"timeout_s":1}',
+    b'{"verb":"listen","job":1,"address":"10.0.0.1","port":99999}',
+]
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_the_agent_refuses_what_is_no_command(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        agent.parse(line)
+
+
+@pytest.mark.parametrize("field", sorted(set(agent.VERBS["world"]) - {"job"}))
+def test_no_field_of_a_world_takes_a_list_of_words(field: str) -> None:
+    """Nothing that could become an argument or a program."""
+    plain = json.loads(encode(COMMANDS[6]))
+    with pytest.raises(ValueError, match=field):
+        agent.parse(json.dumps({**plain, field: ["/bin/sh", "-c", "true"]}).encode())
+
+
+SAID = [
+    b'{"say":"ready","version":"1","protocol":1,"name":"a","pid":1}',
+    b'{"say":"tock","n":1,"clock_s":1.5}',
+    b'{"say":"record","job":1,"process":"0","record":{"key":"done","data":{"rank":0}}}',
+    b'{"say":"end","job":1,"process":"0","text":"","signal":9,"status":null,"killed":false,"tail":""}',
+    b'{"say":"state","job":1,"process":"0","pid":7,"state":"T","wchan":""}',
+    b'{"say":"bye","why":"stop","left":[]}',
+]
+
+
+@pytest.mark.parametrize("line", SAID)
+def test_the_controller_understands_what_an_agent_says(line: bytes) -> None:
+    assert isinstance(decode(line), protocol.Message)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'{"say":"nothing"}',
+        b'{"say":"tock","n":1}',
+        b'{"say":"tock","n":1,"clock_s":1,"more":2}',
+        b'{"say":"tock","n":"1","clock_s":1}',
+        b"[" * 100_000,
+        b'{"say":"bye","why":"' + b"x" * protocol.MAX_LINE_BYTES + b'","left":[]}',
+    ],
+)
+def test_the_controller_refuses_what_is_no_message(line: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(line)
+
+
+@given(st.binary(max_size=200))
+def test_no_line_does_more_than_be_refused(line: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(line)
+    with pytest.raises(ValueError, match=r".*"):
+        agent.parse(line)
+
+
+def test_a_command_is_one_line() -> None:
+    assert all(encode(command).count(b"\n") == 1 for command in COMMANDS)
+    assert msgspec.json.decode(encode(COMMANDS[0]))["verb"] == "hello"

@@ -1,0 +1,140 @@
+"""The ssh launcher's own decisions: what is refused before anything starts, and what sshd is asked to run."""
+
+import shlex
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+
+from probe.cluster import ssh
+from probe.cluster.hosts import Host
+from probe.config import UsageError
+
+H1 = Host("h1", target="h1")
+
+
+@pytest.fixture(autouse=True)
+def _no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+
+
+def prepare(*hosts: Host, **changed: Any) -> ssh.Ssh:
+    given: dict[str, Any] = {"user": "", "port": 0, "identities": (), "known_hosts": "", "config": "none", "python": ""}
+    return ssh.prepare(hosts or (Host("127.0.0.1", target="127.0.0.1"),), **{**given, **changed})
+
+
+def key(path: Path, passphrase: str | None = None) -> str:
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(path, "pkcs8-pem", passphrase)
+    return str(path)
+
+
+def test_known_hosts_are_never_none(tmp_path: Path) -> None:
+    """Not without a file, not with an empty one: then no host is trusted, instead of every one."""
+    assert ssh.options(prepare(), H1).known_hosts is not None
+    empty = tmp_path / "known"
+    empty.write_text("")
+    assert ssh.options(prepare(known_hosts=str(empty)), H1).known_hosts is not None
+
+
+@pytest.mark.parametrize("where", ["Host *", "Host h1", "Match host h1"])
+def test_a_config_that_turns_verification_off_is_refused(tmp_path: Path, where: str) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"{where}\n  UserKnownHostsFile none\n")
+    with pytest.raises(UsageError, match="verification of host keys off"):
+        ssh.options(prepare(config=str(config)), H1)
+
+
+def test_agent_forwarding_and_passwords_are_off_whatever_the_config_says(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host *\n  ForwardAgent yes\n  PasswordAuthentication yes\n")
+    made = ssh.options(prepare(config=str(config)), H1)
+    assert (None, False) == (made.agent_forward_path, made.password_auth)
+
+
+def test_limits_are_set_where_asyncssh_has_none() -> None:
+    made = ssh.options(prepare(), H1)
+    assert (10, 15, 5, 3) == (
+        made.connect_timeout,
+        made.login_timeout,
+        made.keepalive_interval,
+        made.keepalive_count_max,
+    )
+
+
+def test_the_config_names_the_real_host_its_user_and_port(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host h1\n  HostName 127.0.0.9\n  User me\n  Port 2222\n")
+    made = ssh.options(prepare(config=str(config)), H1)
+    assert ("127.0.0.9", "me", 2222) == (made.host, made.username, made.port)
+    made = ssh.options(prepare(config=str(config), user="you", port=2200), H1)
+    assert ("you", 2200) == (made.username, made.port)
+
+
+def test_a_key_is_read_once_and_handed_over_as_an_object(tmp_path: Path) -> None:
+    found = prepare(identities=(key(tmp_path / "key"),))
+    assert found.keys is not None
+    assert not isinstance(found.keys[0], str)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"identities": ("nowhere",)}, "nowhere"),
+        ({"known_hosts": "nowhere"}, "nowhere"),
+        ({"config": "nowhere"}, "nowhere"),
+        ({"python": "bin/python"}, "bin/python"),
+    ],
+)
+def test_what_is_missing_is_named(changed: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        prepare(**changed)
+
+
+def test_a_key_with_a_passphrase_is_the_agents(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="passphrase"):
+        prepare(identities=(key(tmp_path / "key", "secret"),))
+
+
+def test_all_names_that_do_not_exist_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose lookup only fails just now is no mistake of the user's."""
+    errors = {"a1": socket.EAI_NONAME, "a2": socket.EAI_NONAME, "busy": socket.EAI_AGAIN}
+
+    def resolve(name: str, *_: Any, **__: Any) -> list[Any]:
+        if name in errors:
+            raise socket.gaierror(errors[name], "x")
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(UsageError, match=r"no such host: a\[1-2\]$|no such host: a\[1-2\] "):
+        prepare(*(Host(name, target=name) for name in ("a1", "ok", "busy", "a2")))
+
+
+def test_what_sshd_runs_is_quoted_through_two_shells(tmp_path: Path) -> None:
+    """A path with a quote and a space in it stays one word, and reaches the program as it was."""
+    program = tmp_path / "it's a python"
+    program.write_text('#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", "-c", ssh.command(str(program), Host("h1", address="10.0.0.1"))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ["h1", "10.0.0.1"] == done.stdout.splitlines()[-2:]
+    assert done.stdout.splitlines()[0] == "-c"
+
+
+def test_the_command_is_one_line() -> None:
+    """Csh and its like quote no line ends."""
+    assert "\n" not in ssh.command("", H1)
+    assert shlex.split(ssh.command("", H1))[:3] == ["exec", "/bin/sh", "-c"]
+
+
+def test_a_python_that_is_not_there_leaves_with_127() -> None:
+    argv = ["/bin/sh", "-c", ssh.command("/nowhere/python", H1)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (127, "no /nowhere/python") == (done.returncode, done.stderr.strip())
