@@ -8,6 +8,8 @@ server. Of what supervisors are told only the commands are passed on. Over 300 l
 has a convention of its own; each is a few.
 """
 
+from __future__ import annotations
+
 import errno
 import fnmatch
 import glob
@@ -18,7 +20,10 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Callable
+
+TYPE_CHECKING = False  # as in child.py: typing is 2 ms
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 MAX_BYTES = 65536
 MOST_FILES = 64
@@ -38,7 +43,7 @@ def read(path: str, most: int = MAX_BYTES) -> str:
     return _opened(path, most)[0]
 
 
-def _opened(path: str, most: int) -> "tuple[str, os.stat_result]":
+def _opened(path: str, most: int) -> tuple[str, os.stat_result]:
     """As `read`, with what is known of the very file that was read."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with open(fd, "rb") as file:
@@ -51,7 +56,7 @@ def _opened(path: str, most: int) -> "tuple[str, os.stat_result]":
 # ------------------------------------------------------------------------------------------------------- processes
 
 
-def _started(pid: int) -> "tuple[float, str] | None":
+def _started(pid: int) -> tuple[float, str] | None:
     """When a living process was started, as a wall clock's value, and what it is called; None: it is not there."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -65,7 +70,7 @@ def _started(pid: int) -> "tuple[float, str] | None":
     return time.time() - age_s, head.partition(b"(")[2].decode("utf-8", "replace")
 
 
-def _alive(pid: int, written: float, names: "tuple[str, ...]", perhaps: "tuple[str, ...]" = ()) -> bool:
+def _alive(pid: int, written: float, names: tuple[str, ...], perhaps: tuple[str, ...] = ()) -> bool:
     """Whether the process that wrote a file still runs, and not another one that has got its pid meanwhile.
 
     It bears one of its `names`, or one that it may `perhaps` have and is older than its file. Its age alone says
@@ -106,7 +111,7 @@ def _of_this_life(written: float) -> bool:
 # --------------------------------------------------------------------------------------------------------- Jupyter
 
 
-def _jupyter(folder: str, *, strict: bool = False) -> "dict[str, Any]":
+def _jupyter(folder: str, *, strict: bool = False) -> dict[str, Any]:
     """The servers that have a runtime file in the folder, the newest first.
 
     Below `HOMES` whoever has a home writes what they like: a file there speaks for its owner's processes alone.
@@ -118,7 +123,7 @@ def _jupyter(folder: str, *, strict: bool = False) -> "dict[str, Any]":
     return {"servers": [server for path in files for server in _server(path, own=own, strict=strict)]}
 
 
-def _homes(folder: str) -> "dict[str, Any]":
+def _homes(folder: str) -> dict[str, Any]:
     """The servers of every user whose home is in the folder and can be read."""
     servers: list[dict[str, Any]] = []
     for name in sorted(os.listdir(folder))[:MOST_FILES]:
@@ -141,7 +146,7 @@ def _owner(path: str) -> int:
         return -1
 
 
-def _server(path: str, *, own: bool, strict: bool) -> "Iterator[dict[str, Any]]":
+def _server(path: str, *, own: bool, strict: bool) -> Iterator[dict[str, Any]]:
     """One server, where its file is whole: it is not while it is being written.
 
     `own`: the file is on this container's own file system; `strict`: it counts only if its owner's process wrote it.
@@ -177,7 +182,7 @@ INCLUDES = 4
 """How deep: sshd itself stops at 16."""
 
 
-def _sshd(path: str) -> "dict[str, Any]":
+def _sshd(path: str) -> dict[str, Any]:
     """What an sshd with this configuration would do; where it cannot be read, what one without any would."""
     settings = list(_settings(path, INCLUDES))
     said = {key: [value for name, value in settings if name == key] for key, _ in settings}
@@ -192,7 +197,7 @@ def _sshd(path: str) -> "dict[str, Any]":
     }
 
 
-def _settings(path: str, deeper: int) -> "Iterator[tuple[str, str]]":
+def _settings(path: str, deeper: int) -> Iterator[tuple[str, str]]:
     """The settings outside of any Match, in the order in which sshd reads them."""
     try:
         lines = read(path).splitlines()
@@ -213,14 +218,14 @@ def _settings(path: str, deeper: int) -> "Iterator[tuple[str, str]]":
             yield name, value
 
 
-def _first_line(path: str) -> "Iterator[str]":
+def _first_line(path: str) -> Iterator[str]:
     try:
         yield read(path, 8192).partition("\n")[0]
     except OSError:
         return
 
 
-def _pid(path: str) -> "Iterator[dict[str, Any]]":
+def _pid(path: str) -> Iterator[dict[str, Any]]:
     try:
         text, written = read(path, 32).strip(), os.stat(path).st_mtime
     except OSError:
@@ -239,7 +244,7 @@ PROGRAMS = {
 }
 
 
-def _which(service: str) -> "dict[str, Any]":
+def _which(service: str) -> dict[str, Any]:
     """Where the first of its programs is that is installed: on PATH, or where administrators' programs are."""
     folders = [*os.environ.get("PATH", "").split(":"), "/usr/local/sbin", "/usr/sbin", "/sbin"]
     for name in PROGRAMS[service]:
@@ -264,7 +269,7 @@ S6_RC = "etc/s6-overlay/s6-rc.d"
 SYSTEMD = ("etc/systemd/system/multi-user.target.wants", "etc/systemd/system/sockets.target.wants")
 
 
-def _told(root: str) -> "dict[str, Any]":
+def _told(root: str) -> dict[str, Any]:
     """Whatever is to be run here, each as [who was told so, the command]: pid 1, and supervisors by their files."""
     first = _command(1, root)
     commands = [["pid 1's command", first]]
@@ -275,7 +280,7 @@ def _told(root: str) -> "dict[str, Any]":
     return {"commands": commands[: 4 * MOST_FILES]}
 
 
-def _names(root: str) -> "Iterator[str]":
+def _names(root: str) -> Iterator[str]:
     """What the processes of this machine are called."""
     pids = [name for name in os.listdir(os.path.join(root, "proc")) if name.isdigit()]
     for pid in pids[:MOST_PROCESSES]:
@@ -283,7 +288,7 @@ def _names(root: str) -> "Iterator[str]":
             yield file.read(4096).rpartition(b")")[0].partition(b"(")[2].decode("utf-8", "replace")
 
 
-def _supervisord(root: str) -> "Iterator[list[str]]":
+def _supervisord(root: str) -> Iterator[list[str]]:
     given = re.findall(r"supervisord\b.*?\s(?:-c|--configuration)[\s=]*(/\S+)", _command(1, root))
     patterns = [os.path.join(root, pattern.lstrip("/")) for pattern in (*given, *SUPERVISORD)]
     for path in [path for pattern in patterns for path in sorted(glob.glob(pattern))][:MOST_FILES]:
@@ -300,20 +305,20 @@ def _supervisord(root: str) -> "Iterator[list[str]]":
                 yield [_shown(root, path), told.get("command", "")]
 
 
-def _run_files(root: str) -> "Iterator[list[str]]":
+def _run_files(root: str) -> Iterator[list[str]]:
     for folder in RUN_FOLDERS:
         for path in sorted(glob.glob(os.path.join(root, folder, "*", "run")))[:MOST_FILES]:
             if not os.path.exists(os.path.join(os.path.dirname(path), "down")):
                 yield from _script(root, path)
 
 
-def _s6_rc(root: str) -> "Iterator[list[str]]":
+def _s6_rc(root: str) -> Iterator[list[str]]:
     """Of s6-overlay 3 only what its bundle names is run."""
     for path in sorted(glob.glob(os.path.join(root, S6_RC, "user*/contents.d/*")))[:MOST_FILES]:
         yield from _script(root, os.path.join(root, S6_RC, os.path.basename(path), "run"))
 
 
-def _script(root: str, path: str) -> "Iterator[list[str]]":
+def _script(root: str, path: str) -> Iterator[list[str]]:
     try:
         lines = read(path, 8192).splitlines()
     except OSError:
@@ -321,7 +326,7 @@ def _script(root: str, path: str) -> "Iterator[list[str]]":
     yield [_shown(root, path), " ".join(line for line in lines if not line.lstrip().startswith("#"))]
 
 
-def _systemd(root: str) -> "Iterator[list[str]]":
+def _systemd(root: str) -> Iterator[list[str]]:
     """The units that are enabled, by name."""
     for folder in SYSTEMD:
         for path in sorted(glob.glob(os.path.join(root, folder, "*")))[: 4 * MOST_FILES]:
@@ -329,7 +334,7 @@ def _systemd(root: str) -> "Iterator[list[str]]":
                 yield [_shown(root, path), f"systemctl start {os.path.basename(path)}"]
 
 
-SUPERVISORS: "dict[str, Callable[[str], Iterator[list[str]]]]" = {
+SUPERVISORS: dict[str, Callable[[str], Iterator[list[str]]]] = {
     "supervisord": _supervisord,
     "runsvdir": _run_files,
     "s6-svscan": lambda root: (line for told in (_run_files, _s6_rc) for line in told(root)),
@@ -342,7 +347,7 @@ def _shown(root: str, path: str) -> str:
     return "/" + os.path.relpath(path, root)
 
 
-QUESTIONS: "dict[str, Callable[[str], dict[str, Any]]]" = {
+QUESTIONS: dict[str, Callable[[str], dict[str, Any]]] = {
     "jupyter": _jupyter,
     "homes": _homes,
     "sshd": _sshd,
