@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from bench.measure import TOO_LONG_S, Bench, Figure, environment, ratio, rounds, timed
 
@@ -45,7 +46,7 @@ def bare_s(bench: Bench) -> float:
     """Seconds until both torchruns have ended."""
     port = free_port()
     began = time.perf_counter()
-    both = [subprocess.Popen(torchrun(bench, port, is_host), **quiet()) for is_host in (1, 0)]  # type: ignore[call-overload]
+    both = [subprocess.Popen(torchrun(bench, port, is_host), **quiet()) for is_host in (1, 0)]
     try:
         codes = [process.wait(TOO_LONG_S) for process in both]
     finally:
@@ -64,7 +65,7 @@ def torchrun(bench: Bench, port: int, is_host: int) -> list[str]:
     return [bench.python, "-m", "torch.distributed.run", "--nnodes", "2", *rendezvous, *conf, str(PROGRAM)]
 
 
-def quiet() -> dict[str, object]:
+def quiet() -> dict[str, Any]:
     env = environment(GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1")
     return {"env": env, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
