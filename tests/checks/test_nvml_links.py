@@ -8,7 +8,7 @@ from probe.model import Finding, Record, Status
 from tests.checks.asking import GPU, ask
 
 PCIE = {"width": 16, "max_width": 16, "generation": 5, "max_generation": 5}
-NVLINK = {"links": 18, "inactive": []}
+NVLINK = {"links": 18, "inactive": [], "mbps": 26562, "version": 6}
 FABRIC = {"state": 3, "status": 0, "health_mask": 0x1AA, "health_summary": 1}
 MIG_ON = ("nvml", Record("mig", code=0, data={"current": 1, "pending": 1}))
 H100, A100 = "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"
@@ -88,6 +88,11 @@ def test_a_gpu_that_tells_of_no_link_is_skipped() -> None:
 def test_all_nvlinks_up_pass() -> None:
     finding = nvlink()
     assert (finding.status, finding.summary) == (Status.PASS, "18 of 18 NVLinks are up")
+
+
+def test_how_fast_the_nvlinks_are_is_kept() -> None:
+    """For the gate, which sets what was measured beside it."""
+    assert (6, 26562) == tuple(nvlink().data[key] for key in ("nvlink_version", "nvlink_mbps"))
 
 
 def test_a_nvlink_that_is_down_fails_and_is_named() -> None:

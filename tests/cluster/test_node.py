@@ -57,6 +57,25 @@ def test_who_had_little_time_is_not_blamed_for_being_late(budget_s: float, state
     assert state is found.state
 
 
+@pytest.mark.parametrize(
+    ("second", "gbps"),
+    [
+        ({"nvlinks": 18, "nvlinks_inactive": 2}, 400.0),
+        ({"nvlinks": 0, "nvlinks_inactive": 0, "nvlink_mbps": None, "nvlink_version": None}, 0.0),
+        (None, 0.0),
+    ],
+    ids=["two links down", "no NVLink", "not asked"],
+)
+def test_nvlink_carries_what_the_gpu_with_the_least_has(second: dict[str, Any] | None, gbps: float) -> None:
+    """18 links of 25 GB/s are the other's (NVML reports 26.562, of which 25 are data)."""
+    links = {"nvlinks": 18, "nvlinks_inactive": 0, "nvlink_mbps": 26562, "nvlink_version": 5}
+    outcomes = [outcome("torch.tensor", Status.PASS, target=f"gpu:{name}") for name in "AB"]
+    outcomes.append(outcome("nvml.nvlink", Status.PASS, target="gpu:A", **links))
+    if second is not None:
+        outcomes.append(outcome("nvml.nvlink", Status.PASS, target="gpu:B", **{**links, **second}))
+    assert gbps == judge(report(Verdict.HEALTHY, *outcomes), "").nvlink_gbps
+
+
 def test_a_degraded_host_keeps_its_warnings() -> None:
     found = judge(report(Verdict.DEGRADED, causes=(ECC,)), "")
     assert (HostState.READY, "ECC_UNCORRECTED") == (found.state, found.warnings[0][0])

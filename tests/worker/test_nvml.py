@@ -72,7 +72,7 @@ def test_a_healthy_h100_answers_every_question(asked: Asking) -> None:
     assert found["fabric"] == {"state": 3, "status": 0, "health_mask": 0x1AA, "health_summary": 1}
     assert found["throttle"] == {"reasons": 1}
     assert found["pcie"] == {"width": 16, "max_width": 16, "generation": 5, "max_generation": 5}
-    assert found["nvlink"] == {"links": 18, "inactive": []}
+    assert found["nvlink"] == {"links": 18, "inactive": [], "mbps": 26562, "version": 6}
     assert found["mig"] == {"current": 0, "pending": 0}
     assert found["persistence"] == {"mode": 1}
     assert found["pages"] == 3
@@ -133,8 +133,12 @@ def test_a_temperature_has_what_thresholds_there_are(asked: Asking) -> None:
 
 
 def test_a_gpu_without_nvlink_has_no_links(asked: Asking) -> None:
-    assert answers(asked("gpu.0.nvlinks = 0", "nvlink")) == {"nvlink": {"links": 0, "inactive": []}}
-    assert answers(asked("gpu.0.nvlink.4 = 0", "nvlink")) == {"nvlink": {"links": 18, "inactive": [4]}}
+    assert answers(asked("gpu.0.nvlinks = 0", "nvlink")) == {
+        "nvlink": {"links": 0, "inactive": [], "mbps": None, "version": None}
+    }
+    assert answers(asked("gpu.0.nvlink.4 = 0", "nvlink")) == {
+        "nvlink": {"links": 18, "inactive": [4], "mbps": 26562, "version": 6}
+    }
 
 
 def test_ecc_that_is_off_counts_nothing(asked: Asking) -> None:

@@ -31,6 +31,8 @@ async def nvlink(context: Context, job: Job) -> Finding:
         "nvlinks": links,
         "nvlinks_inactive": len(down),
         "nvlinks_down": ", ".join(map(str, down)),
+        "nvlink_version": found["version"],
+        "nvlink_mbps": found["mbps"],
     }
     if not links:
         return skipped(f"{product} has no NVLink", **data)

@@ -202,6 +202,9 @@ def facts(ledger: Ledger, name: str, words: Mapping[str, Mapping[str, str]]) -> 
         known["round_trip_s"] = round(member.round_trip_s, 6)
     if name in ledger.local_gbps:
         known["within_busbw_gbps"] = round(ledger.local_gbps[name], 3)
+        node = ledger.nodes.get(name)
+        if node is not None and node.nvlink_gbps:
+            known["within_links_gbps"] = round(node.nvlink_gbps, 3)
     return known
 
 

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from probe.cluster.model import HostState
+from probe.measure.limits import link_gbps
 from probe.model import Outcome, Report, Status
 
 COMPUTE = ("torch.tensor", "cuda.kernel")
@@ -33,6 +34,8 @@ class NodeFinding(Struct, frozen=True):
     """On which torch computed exactly."""
     gpu_name: str = ""
     driver: str = ""
+    nvlink_gbps: float = 0.0
+    """What the active NVLinks of the GPU that has the fewest carry in one direction; 0: none, or not known."""
     seconds: float = 0.0
 
 
@@ -57,10 +60,12 @@ def _read(report: Report, *, hurried: bool) -> NodeFinding:
     passed = {outcome.target for outcome in report.checks if (outcome.id, outcome.status) == COMPUTED}
     tested = {target for target in passed if target.startswith("gpu:")}
     counted, reached = checks.get("nvml.count"), checks.get("nvml.reach")
+    links = [one for one in report.checks if one.id == "nvml.nvlink" and one.target in tested]
     known = {
         "gpus": len(tested),
         "gpu_name": str(counted.data.get("gpu_name", "")) if counted else "",
         "driver": str(reached.data.get("driver_version", "")) if reached else "",
+        "nvlink_gbps": min(map(_nvlink_gbps, links), default=0.0) if len(links) == len(tested) else 0.0,
         "seconds": report.elapsed_s,
     }
     causes = tuple((cause.code, cause.summary, cause.remedy, cause.who.value) for cause in report.causes)
@@ -72,6 +77,14 @@ def _read(report: Report, *, hurried: bool) -> NodeFinding:
     if busy := [outcome for outcome in report.checks if _busy(outcome)]:
         return NodeFinding(HostState.BUSY, _where(busy), warnings=causes, **known)  # type: ignore[arg-type]
     return NodeFinding(HostState.READY, warnings=causes, **known)  # type: ignore[arg-type]
+
+
+def _nvlink_gbps(outcome: Outcome) -> float:
+    """Of one GPU."""
+    data = outcome.data
+    version, mbps = data.get("nvlink_version"), data.get("nvlink_mbps")
+    up = int(data.get("nvlinks") or 0) - int(data.get("nvlinks_inactive") or 0)
+    return up * (link_gbps(int(version) if version else None, int(mbps) if mbps else None) or 0.0)
 
 
 def _first_status(report: Report) -> Status | None:

@@ -136,8 +136,19 @@ def _world(report: GateReport) -> str:
     text += f"{world.verified} all-reduces of each rank exact, up to {_size(world.largest_bytes)}"
     if world.busbw_gbps:
         text += f"; busbw {world.busbw_gbps:.3g} GB/s at {_size(world.at_bytes)}"
-    within = [float(host.facts["within_busbw_gbps"] or 0) for host in report.hosts if "within_busbw_gbps" in host.facts]
-    return text + (f"; within hosts {min(within):.3g} to {max(within):.3g} GB/s" if within else "")
+    return text + _within(report)
+
+
+def _within(report: GateReport) -> str:
+    """The rates within hosts, and what their NVLinks carry where all of them say so."""
+    rates, links = (
+        [float(host.facts[key] or 0) for host in report.hosts if key in host.facts]
+        for key in ("within_busbw_gbps", "within_links_gbps")
+    )
+    if not rates:
+        return ""
+    carried = f" of {min(links):.3g} that NVLink carries" if len(links) == len(rates) else ""
+    return f"; within hosts {min(rates):.3g} to {max(rates):.3g} GB/s{carried}"
 
 
 def _size(size_bytes: int) -> str:

@@ -333,7 +333,19 @@ def _nvlink(handle: Any) -> dict[str, Any]:
         if state is None:
             break
         active.append(bool(state))
-    return {"links": len(active), "inactive": [link for link, on in enumerate(active) if not on]}
+    up = active.index(True) if any(active) else None
+    return {
+        "links": len(active),
+        "inactive": [link for link, on in enumerate(active) if not on],
+        **_speed(handle, up),
+    }
+
+
+def _speed(handle: Any, link: int | None) -> dict[str, int | None]:
+    """Of one active link, which stands for all: MB/s in one direction, and its version (NVML_NVLINK_VERSION_*)."""
+    if link is None:
+        return {"mbps": None, "version": None}
+    return {"mbps": _link_mbps(handle, link), "version": _or_none("nvmlDeviceGetNvLinkVersion", handle, link)}
 
 
 class _Fabric(ctypes.Structure):
@@ -399,8 +411,7 @@ def _links(handle: Any) -> dict[str, Any]:
     c2c = _or_none("nvmlDeviceGetC2cModeInfoV", handle)
     return {
         "active": len(active),
-        "mbps": _link_mbps(handle, active[0]) if active else None,
-        "version": _or_none("nvmlDeviceGetNvLinkVersion", handle, active[0]) if active else None,
+        **_speed(handle, active[0] if active else None),
         "remotes": remotes,
         "c2c": bool(c2c.isC2cEnabled) if c2c is not None else False,
     }
