@@ -17,6 +17,10 @@ def test_only_what_differs_is_listed_the_larger_group_first() -> None:
     } == found
 
 
+def test_what_must_differ_is_not_compared() -> None:
+    assert () == groups({host: {"NCCL_HOSTID": host} for host in ("h1", "h2")})
+
+
 def test_in_words_hosts_are_folded() -> None:
     assert in_words(groups(VALUES)[0]) == "nccl: 2.28.9 on h[1-2]; 2.27.3 on h3"
 

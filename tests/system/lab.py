@@ -47,6 +47,8 @@ def wait_for(what: Any, within_s: float, words: str) -> None:
 class LabHost:
     """One namespace with its sshd."""
 
+    port = 22
+
     def __init__(self, lab: "Lab", number: int) -> None:
         self.lab = lab
         self.number = number
@@ -107,8 +109,8 @@ class LabHost:
             **environment,
         }
         config = {
-            "Port": "22",
-            "ListenAddress": "0.0.0.0",
+            "Port": str(self.port),
+            "ListenAddress": self.address,
             "HostKey": str(self.folder / "host_key"),
             "AuthorizedKeysFile": keys or str(self.lab.folder / "key.pub"),
             "StrictModes": "no",
@@ -134,7 +136,7 @@ class LabHost:
             self.touched = False
 
     def listens(self) -> bool:
-        return (self.folder / "pid").exists() and ":0016 " in self.inside("cat", "/proc/net/tcp")
+        return (self.folder / "pid").exists() and f":{self.port:04X} " in self.inside("cat", "/proc/net/tcp")
 
     def stop(self) -> None:
         if self.running:
@@ -169,6 +171,8 @@ class Lab:
         self.mark_variable = f"LAB_{uuid.uuid4().hex}"
         self.controller = f"{self.mark}c"
         self.sshd = shutil.which("sshd") or "/usr/sbin/sshd"
+        self.where = ["ip", "netns", "exec", self.controller]
+        """Before a command that shall run in the controller's namespace."""
         self.hosts = [LabHost(self, number) for number in range(1, hosts + 1)]
 
     def __getitem__(self, number: int) -> LabHost:
@@ -216,7 +220,7 @@ class Lab:
         names = ",".join(host.name for host in (hosts or self.hosts))
         ssh = ["--ssh-config", str(self.folder / "config"), "--known-hosts", str(self.folder / "known_hosts")]
         gate = ["gate", "--hosts", names, "--identity", str(self.folder / "key"), *ssh, "--format", "json", *args]
-        return ["ip", "netns", "exec", self.controller, *ARGV, *gate]
+        return [*self.where, *ARGV, *gate]
 
     def env(self) -> dict[str, str]:
         return {name: value for name, value in os.environ.items() if not name.startswith(("PROBE_", "LAB_"))}

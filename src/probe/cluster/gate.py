@@ -269,7 +269,7 @@ class Gate:
     def _compare(self) -> None:
         """Two names of one machine, and clocks that are off: warnings, once."""
         seen: dict[str, list[str]] = {}
-        for member in self.ledger.members.values():
+        for member in sorted(self.ledger.members.values(), key=lambda member: member.index):
             if member.facts and self.launcher.name != "local":
                 seen.setdefault(member.facts.machine, []).append(member.name)
         warned = {host for host, problem in self.ledger.warnings if problem.data.get("reason") == "same_machine"}

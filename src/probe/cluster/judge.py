@@ -71,7 +71,7 @@ def report(ledger: Ledger, head: Head, wants: Wants) -> GateReport:
     states = {host.name: _state(ledger, host.name, problems, diagnosis, names, wants) for host in ledger.hosts}
     clean = _clean(ledger, diagnosis, names, wants, states)
     found = [
-        *_found(problems),
+        *_found(problems, diagnosis, names),
         *_pace(ledger, clean),
         *_links(diagnosis, names),
         *_partitions(partitions, skews),
@@ -238,8 +238,14 @@ def values(ledger: Ledger) -> dict[str, dict[str, str]]:
 # --- what is wrong ---------------------------------------------------------------------------------------------------
 
 
-def _found(problems: Mapping[str, Problem]) -> list[_Found]:
-    return [_Found(problem, (host,)) for host, problem in problems.items()]
+def _found(problems: Mapping[str, Problem], diagnosis: Diagnosis | None, names: Sequence[str]) -> list[_Found]:
+    """Each host's, but for those of whom the pair they fail in says all there is to say."""
+    paired = {names[host] for pair in diagnosis.pairs for host in pair} if diagnosis else set()
+    return [
+        _Found(problem, (host,))
+        for host, problem in problems.items()
+        if host not in paired or problem.state is not HostState.UNDETERMINED
+    ]
 
 
 def _pace(ledger: Ledger, clean: Sequence[str]) -> list[_Found]:

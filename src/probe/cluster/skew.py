@@ -17,12 +17,14 @@ Values = Mapping[str, str]
 
 HARMLESS = ("kernel", "python", "cores", "interface")
 """Listed, and no finding by themselves: jobs run well across them."""
+PER_HOST = ("NCCL_HOSTID",)
+"""Differ on purpose: never compared."""
 ABSENT = "not set"
 
 
 def groups(values: Mapping[str, Values]) -> tuple[Skew, ...]:
     """Every key on which hosts differ; `values` by host."""
-    keys = dict.fromkeys(key for found in values.values() for key in found)
+    keys = dict.fromkeys(key for found in values.values() for key in found if key not in PER_HOST)
     skews = []
     for key in keys:
         by_value: dict[str, list[str]] = {}

@@ -1,31 +1,37 @@
-"""Makes the ranks of one host faulty, by its environment: loaded by every Python that has this folder on its path.
+"""Makes torch faulty for one host or one GPU, by the environment: loaded by every Python with this folder on its path.
 
-``LAB_FAULT``: kill, stop, segv (at the first all-reduce), wrong (every collective sends a wrong word), sleep (every
-all-reduce waits); ``LAB_FROM``: only in worlds of so many ranks. The program under test knows nothing of it.
+``LAB_FAULT``: what the ranks do at their first all-reduce: kill, stop, segv, hang (for ever, and say nothing); or wrong
+(every collective sends a wrong word), sleep (every all-reduce waits). ``LAB_FROM``: only in worlds of so many ranks.
+
+``LAB_PRODUCT``: what a matrix product does on the GPU of which ``LAB_GPU`` is the UUID: hang, crash, or wrong (one bit
+of one word). The program under test knows nothing of either.
 """
 
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-TARGET = "torch.distributed.distributed_c10d"
+SIGNALS = {"kill": signal.SIGKILL, "segv": signal.SIGSEGV, "stop": signal.SIGSTOP}
 
 
-def spoil(module: Any, fault: str) -> None:
-    """Wrap the two collectives of `module`."""
+def spoil_collectives(module: Any) -> None:
+    """Wrap the two collectives of torch.distributed."""
+    fault = os.environ["LAB_FAULT"]
     plain_reduce, plain_gather = module.all_reduce, module.all_gather
 
     def all_reduce(tensor: Any, *args: Any, **kwargs: Any) -> Any:
         if module.get_world_size() < int(os.environ.get("LAB_FROM", "1")):
             return plain_reduce(tensor, *args, **kwargs)
-        if fault in ("kill", "segv", "stop"):
-            number = {"kill": signal.SIGKILL, "segv": signal.SIGSEGV, "stop": signal.SIGSTOP}[fault]
-            os.kill(os.getpid(), number)
+        if fault in SIGNALS:
+            os.kill(os.getpid(), SIGNALS[fault])
+        if fault == "hang":
+            hang()
         if fault == "sleep":
             time.sleep(0.05)
         if fault == "wrong" and tensor.dtype.itemsize < 8:
@@ -41,10 +47,39 @@ def spoil(module: Any, fault: str) -> None:
     module.all_reduce, module.all_gather = all_reduce, all_gather
 
 
+def hang() -> None:
+    while True:
+        signal.pause()
+
+
+def spoil_products(module: Any) -> None:
+    """Wrap ``torch.mm`` for one GPU: its child alone sees that GPU, and by its UUID."""
+    fault, plain = os.environ["LAB_PRODUCT"], module.mm
+
+    def mm(left: Any, right: Any) -> Any:
+        made = plain(left, right)
+        if left.is_cuda and os.environ.get("CUDA_VISIBLE_DEVICES") == os.environ["LAB_GPU"]:
+            if fault == "hang":
+                hang()
+            if fault == "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            made.view(getattr(module, f"int{8 * made.element_size()}"))[200, 100] ^= 1
+        return made
+
+    module.mm = mm
+
+
+SPOILS: "dict[str, tuple[str, Callable[[Any], None]]]" = {
+    "torch.distributed.distributed_c10d": ("LAB_FAULT", spoil_collectives),
+    "torch": ("LAB_PRODUCT", spoil_products),
+}
+"""By module: the variable that asks for it, and what is done once the module is loaded."""
+
+
 class Spoiled(Loader):
-    def __init__(self, plain: Any, fault: str) -> None:
+    def __init__(self, plain: Any, spoil: Callable[[Any], None]) -> None:
         self.plain = plain
-        self.fault = fault
+        self.spoil = spoil
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         made: ModuleType | None = self.plain.create_module(spec)
@@ -52,21 +87,18 @@ class Spoiled(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.plain.exec_module(module)
-        spoil(module, self.fault)
+        self.spoil(module)
 
 
 class Spoiler(MetaPathFinder):
-    def __init__(self, fault: str) -> None:
-        self.fault = fault
-
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name != TARGET:
+        asked, spoil = SPOILS.get(name, ("", None))
+        if spoil is None or not os.environ.get(asked):
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None:
-            spec.loader = Spoiled(spec.loader, self.fault)
+            spec.loader = Spoiled(spec.loader, spoil)
         return spec
 
 
-if fault := os.environ.get("LAB_FAULT"):
-    sys.meta_path.insert(0, Spoiler(fault))
+sys.meta_path.insert(0, Spoiler())
