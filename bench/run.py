@@ -26,10 +26,13 @@ if __name__ == "__main__":  # started as a file: the repository is what it impor
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench import (  # figures are named for what they measure
+    all_reduce,
     bench_gpu,
+    beside,
     cpu8,
     engine,
     gate_faults,
+    gate_pair,
     gate_reach,
     gate_world,
     gpu,
@@ -53,6 +56,9 @@ MEASURES: dict[str, Measure] = {
     "gpu": gpu.measure,
     "cuda_only": gpu.measure,
     "bench": bench_gpu.measure,
+    "beside": beside.measure,
+    "all_reduce": all_reduce.measure,
+    "gate_pair": gate_pair.measure,
     "hung": hung.measure,
     "hung_services": hung_services.measure,
     "services": services.services,
@@ -65,7 +71,8 @@ MEASURES: dict[str, Measure] = {
     "gate_reach": gate_reach.measure,
 }
 NEED_GPUS = {"gpu", "cuda_only", "bench"}
-NEED_ROOT = {"gate_faults", "gate_reach"}
+NEED_SEVERAL = {"beside", "all_reduce", "gate_pair"}
+NEED_ROOT = {"gate_faults", "gate_reach", "gate_pair"}
 
 
 def main() -> int:
@@ -114,7 +121,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def chosen(names: Sequence[str]) -> list[Measure]:
     """Those asked for, or all that this machine can; each once, since one may make several figures."""
-    out = (NEED_GPUS if not gpus() else set()) | (NEED_ROOT if os.geteuid() else set())
+    found = gpus()
+    out = (NEED_GPUS if not found else set()) | (NEED_SEVERAL if len(found) < 2 else set())
+    out |= NEED_ROOT if os.geteuid() else set()
     wanted = names or [name for name in MEASURES if name not in out]
     return list(dict.fromkeys(MEASURES[name] for name in wanted))
 

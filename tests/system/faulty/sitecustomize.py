@@ -1,7 +1,8 @@
 """Makes torch faulty for one host or one GPU, by the environment: loaded by every Python with this folder on its path.
 
 ``LAB_FAULT``: what the ranks do at their first all-reduce: kill, stop, segv, hang (for ever, and say nothing); or wrong
-(every collective sends a wrong word), sleep (every all-reduce waits). ``LAB_FROM``: only in worlds of so many ranks.
+(every collective sends a wrong word), sleep (every all-reduce waits). ``LAB_FROM``: only in worlds of so many ranks;
+``LAB_IN=torchrun``: only in ranks that torchrun started.
 
 ``LAB_PRODUCT``: what a matrix product does on the GPU of which ``LAB_GPU`` is the UUID: hang, crash, or wrong (one bit
 of one word). The program under test knows nothing of either.
@@ -25,8 +26,12 @@ def spoil_collectives(module: Any) -> None:
     fault = os.environ["LAB_FAULT"]
     plain_reduce, plain_gather = module.all_reduce, module.all_gather
 
+    def well() -> bool:
+        elsewhere = os.environ.get("LAB_IN") == "torchrun" and "TORCHELASTIC_RUN_ID" not in os.environ
+        return elsewhere or module.get_world_size() < int(os.environ.get("LAB_FROM", "1"))
+
     def all_reduce(tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        if module.get_world_size() < int(os.environ.get("LAB_FROM", "1")):
+        if well():
             return plain_reduce(tensor, *args, **kwargs)
         if fault in SIGNALS:
             os.kill(os.getpid(), SIGNALS[fault])
@@ -39,7 +44,7 @@ def spoil_collectives(module: Any) -> None:
         return plain_reduce(tensor, *args, **kwargs)
 
     def all_gather(into: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        if fault == "wrong" and module.get_world_size() >= int(os.environ.get("LAB_FROM", "1")):
+        if fault == "wrong" and not well():
             tensor = tensor.clone()
             tensor[0] += 1
         return plain_gather(into, tensor, *args, **kwargs)
