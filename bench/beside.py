@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from statistics import fmean, median
 from threading import Thread
 
-from bench.measure import Bench, Figure, Value, environment, gpus, output
+from bench.measure import TOO_LONG_S, Bench, Figure, Value, environment, gpus, output
 
 BAR = 1.02
 WINDOW_S = 15.0
@@ -50,7 +50,7 @@ def measure(bench: Bench) -> Figure:
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment(CUDA_VISIBLE_DEVICES="0")) as job:
         try:
             steps = Steps(job)
-            steps.window(2.0)
+            steps.wait_for_the_first()
             samples, checks = in_turn(bench, steps)
         finally:
             job.kill()
@@ -78,6 +78,11 @@ class Steps:
         assert self._job.stdout is not None
         for line in self._job.stdout:
             self._seconds.append(float(line))
+
+    def wait_for_the_first(self) -> None:
+        until = time.monotonic() + TOO_LONG_S
+        while not self._seconds and time.monotonic() < until:
+            time.sleep(0.1)
 
     def window(self, seconds: float) -> list[float]:
         """Those that ended within so long from now; the first may have begun before."""

@@ -15,7 +15,7 @@ from tests.gpu.pair import Pair, pair
 from tests.system.lab import FAULTY
 
 ROUND_BAR_S = 2.0
-RUNS = 3
+RUNS = 2
 FAULTS = {"kill": "RANK_KILLED", "stop": "RANK_STOPPED", "hang": "PAIR_FAILS"}
 
 

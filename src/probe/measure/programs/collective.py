@@ -17,6 +17,7 @@ Every rank makes the same number of calls: rank 0 chooses. Standard library and 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -34,6 +35,9 @@ GRAPH_BYTES = 1 << 20
 """Up to here launches would be most of the time (1 MiB over two H100: 56 GB/s by nccl-tests, 21 to 25 by torch)."""
 GRAPH_CALLS = 10
 """In one sample: in place, over n ranks, an all-reduce makes the inputs n^10 times as large, which fp32 still holds."""
+SAMPLE_S = {"cuda": 20e-3, "cpu": 1e-3}
+"""The least that one sample lasts, of up to `GRAPH_CALLS` calls: ranks leave the barrier some 0.1 ms apart, and their
+waiting for each other is in the first call (one of 1 GiB over two H100 takes 3.3 ms, and seemed 4 % slower alone)."""
 MOST_SAMPLES = 100
 FIRST_GUESS = {"cuda": 0.0, "cpu": 4e-9}
 """Seconds a byte of one sample and what is around it, until the first is measured: a loaded core does 0.25 GB/s."""
@@ -160,7 +164,7 @@ class Case:
         one_s = self._sample(call, 1)
         around_s = max(0.0, time.perf_counter() - began - one_s)
         in_graph = self._device.is_cuda and self.size <= GRAPH_BYTES
-        calls = self.agree(GRAPH_CALLS if in_graph else max(1, min(GRAPH_CALLS, int(1e-3 / max(one_s, 1e-7)))))
+        calls = self.agree(GRAPH_CALLS if in_graph else self._calls(one_s))
         sample_s = one_s * calls + around_s
         fits = self._method.FEWEST * sample_s < part_s * self._method.PATIENCE
         samples = self.agree(max(self._method.FEWEST, min(MOST_SAMPLES, int(0.7 * part_s / sample_s))) if fits else 0)
@@ -170,6 +174,10 @@ class Case:
             return [self._sample(call, calls) for _ in range(samples)]
         replay = self._method.graph_of(lambda: [call() for _ in range(calls)], capture_error_mode="thread_local")
         return [self._sample(replay, 1) / calls for _ in range(samples)]
+
+    def _calls(self, one_s: float) -> int:
+        """Of one sample that is no graph."""
+        return max(1, min(GRAPH_CALLS, math.ceil(SAMPLE_S[self._device.kind] / max(one_s, 1e-7))))
 
     def _sample(self, call: Callable[[], Any], calls: int) -> float:
         """Seconds per call, of so many on fresh inputs that all ranks begin together."""
