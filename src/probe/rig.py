@@ -84,6 +84,8 @@ class Rig:
         self._commands: dict[str, Process] = {}
         """By the check that runs it."""
         self._targets: tuple[Target, ...] = ()
+        self._holes = {child.target for child in context.stuck if child.target}
+        """Targets in which a child of an earlier run is stuck: no second one is started there."""
         self._stopped = False
         self._oom_kills = self._count_oom_kills()
         self._answers.wanted, self._answers.unwanted = self._want, self._unwant
@@ -355,7 +357,7 @@ class Rig:
 
     def _start_cuda(self, target: Target) -> None:
         """Rung 3 of one GPU, in a process that sees no other."""
-        if "cuda" not in self._setup.plan.workers or self._stopped:
+        if "cuda" not in self._setup.plan.workers or self._stopped or target.name in self._holes:
             return
         environment = {"CUDA_VISIBLE_DEVICES": target.name.partition(":")[2], "CUDA_CACHE_DISABLE": "1"}
         self._start("cuda", {"task": "test", "target": target.name}, target.name, environment)
@@ -371,7 +373,7 @@ class Rig:
 
     def _want(self, worker: str, target: str) -> None:
         """A check waits for this worker: start it now, once, if it is one that is started on demand."""
-        if not target or (worker, target) in self._wanted or self._stopped:
+        if not target or (worker, target) in self._wanted or self._stopped or target in self._holes:
             return
         if worker in FORKED and (zygote := self._launch.processes.get("torch")) is not None:
             self._wanted.add((worker, target))
