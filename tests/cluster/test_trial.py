@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from probe.cluster.protocol import AnyMessage, Ended, State
-from probe.cluster.trial import Trial, read
+from probe.cluster.trial import Trial, brief, read
 from tests.cluster.hearing import healthy, record, trial
 
 
@@ -142,3 +142,13 @@ def with_wrong(
 def test_whose_data_was_wrong(found: Trial, named: tuple[int, ...]) -> None:
     result = read(found)
     assert (False, named) == (result.ok, result.wrong)
+
+
+def test_an_error_of_nccl_is_told_in_its_own_last_words() -> None:
+    text = (
+        "NCCL error in: /pytorch/torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:3135, invalid usage (run with "
+        "NCCL_DEBUG=WARN for details), NCCL version 2.28.9 ncclInvalidUsage: This usually reflects invalid usage of "
+        "NCCL library. Last error: Bootstrap : no socket interface found"
+    )
+    assert "ncclInvalidUsage: Bootstrap : no socket interface found" == brief(text)
+    assert "Connection reset by peer" == brief("Connection reset by peer")

@@ -81,6 +81,7 @@ def test_a_wrong_interface_for_nccl_names_its_host(hosts: Pair) -> None:
     ran = hosts.run(argv[:at] + argv[at + 2 :])
     print(f"wrong interface: named after {ran.elapsed_s:.1f} s\n{ran.out}")
     assert ("ready", "bad") == (states(ran)["h1"], states(ran)["h2"])
+    assert ["h2"] == causes(ran)["NCCL_WRONG_INTERFACE"]
     assert "nothere0" in ran.out
     assert 1 == ran.code
 

@@ -116,14 +116,22 @@ def exit_code(head: Head, verdict: GateVerdict, *, enough: bool) -> int:
 # --- hosts -----------------------------------------------------------------------------------------------------------
 
 
+BAD = (
+    ("its data was wrong", "wrong_data"),
+    ("no socket interface found", "nccl_interface"),  # NCCL's bootstrap, where NCCL_SOCKET_IFNAME names none
+    ("with no other host involved", "fails_alone"),
+)
+"""By what is said of a bad host: the catalogue's word for it."""
+
+
 def _problems(ledger: Ledger, diagnosis: Diagnosis | None, names: Sequence[str]) -> dict[str, Problem]:
     """What keeps each host out: seen before the planner's rounds, by it, or in them on the host itself."""
     problems = dict(ledger.out)
     if diagnosis is None:
         return problems
     for host, words in diagnosis.bad.items():
-        reason = "wrong_data" if "its data was wrong" in words else "host_bad"
-        problems.setdefault(names[host], Problem(HostState.BAD, "gate.world", words, {"reason": reason}))
+        data = {"reason": next((reason for said, reason in BAD if said in words), "host_bad")}
+        problems.setdefault(names[host], Problem(HostState.BAD, "gate.world", words, data))
     for host, words in diagnosis.absent.items():
         reason, own = ledger.own.get(names[host], ("absent", ""))
         state = REASON_STATES.get(reason, HostState.BAD if own else HostState.ABSENT)

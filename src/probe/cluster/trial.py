@@ -9,6 +9,7 @@ whatever else fails is left to the planner. Of several failures under one torchr
 because hearing a record and reading what it proves share one small vocabulary.
 """
 
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -27,6 +28,7 @@ SHARED = ("Rendezvous", "DistNetworkError", "DistStoreError", "TimeoutError", "l
 """What torchrun says when a world did not form or a rank of it failed: no word about this very host."""
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGKILL}
 """A rank that ends so was ended on its own host. Not SIGABRT: NCCL's watchdog aborts ranks whose peer is gone."""
+NCCL_ERROR = re.compile(r"\b(?P<kind>nccl[A-Z]\w+):.*Last error:\s*(?P<last>\S.*)", re.DOTALL)
 
 
 class Wrong(Struct, frozen=True):
@@ -154,13 +156,19 @@ def _of_rank(rank: RankHeard, record: Record) -> None:
 
 
 def _rank_failed(trial: Trial, member: Member, rank: RankHeard, record: Record) -> None:
-    rank.failed = record.text
+    rank.failed = brief(record.text)
     host = trial.heard[member.index]
     if rank.step in ALONE:
-        _against(trial, member, "rank_failed", f"its rank failed in {rank.step}: {record.text}")
+        _against(trial, member, "rank_failed", f"its rank failed in {rank.step}: {rank.failed}")
     else:
-        host.said = host.said or f"in {rank.step}: {record.text}"
+        host.said = host.said or f"in {rank.step}: {rank.failed}"
         _fails(trial, member)
+
+
+def brief(text: str) -> str:
+    """What torch says of an error of NCCL, without the source file, the advice and the version around it."""
+    found = NCCL_ERROR.search(text)
+    return f"{found['kind']}: {found['last'].strip()}" if found else text
 
 
 def _torchrun_ended(trial: Trial, member: Member, host: HostHeard, record: Record) -> None:
