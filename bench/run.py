@@ -31,6 +31,7 @@ from bench import (  # figures are named for what they measure
     beside,
     cpu8,
     engine,
+    gate_dlrover,
     gate_faults,
     gate_pair,
     gate_reach,
@@ -67,6 +68,7 @@ MEASURES: dict[str, Measure] = {
     "growth": growth.measure,
     "planner": planner.measure,
     "gate_world": gate_world.measure,
+    "gate_dlrover": gate_dlrover.measure,
     "gate_faults": gate_faults.measure,
     "gate_reach": gate_reach.measure,
 }
