@@ -1,7 +1,8 @@
 """Makes the ranks of one host faulty, by its environment: loaded by every Python that has this folder on its path.
 
 ``LAB_FAULT``: kill, stop, segv (at the first all-reduce), wrong (every collective sends a wrong word), sleep (every
-all-reduce waits); ``LAB_FROM``: only in worlds of so many ranks. The program under test knows nothing of it.
+all-reduce waits); ``LAB_FROM``: only in worlds of so many ranks; ``LAB_AFTER``: so many all-reduces of 64-bit words are
+well before the first fault (a bench begins each case with one). The program under test knows nothing of it.
 """
 
 import os
@@ -19,9 +20,13 @@ TARGET = "torch.distributed.distributed_c10d"
 def spoil(module: Any, fault: str) -> None:
     """Wrap the two collectives of `module`."""
     plain_reduce, plain_gather = module.all_reduce, module.all_gather
+    agreed = 0
 
     def all_reduce(tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        if module.get_world_size() < int(os.environ.get("LAB_FROM", "1")):
+        nonlocal agreed
+        agreed += tensor.dtype.itemsize == 8
+        spared = agreed <= int(os.environ.get("LAB_AFTER", "-1"))
+        if spared or module.get_world_size() < int(os.environ.get("LAB_FROM", "1")):
             return plain_reduce(tensor, *args, **kwargs)
         if fault in ("kill", "segv", "stop"):
             number = {"kill": signal.SIGKILL, "segv": signal.SIGSEGV, "stop": signal.SIGSTOP}[fault]
