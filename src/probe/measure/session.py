@@ -229,7 +229,7 @@ class Session:
             self._running = (entry, began, share_s)
             self.progress.begin(entry.name)
             try:
-                if entry.torch:
+                if entry.torch and shares.share_s(entry, following, self._left_s()):
                     self._zygote()  # in nobody's share: it serves all that follow
                 began = time.monotonic()
                 share_s = shares.share_s(entry, following, self._left_s())
