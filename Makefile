@@ -13,7 +13,7 @@ ARGS ?=
 
 # What runs on Python >= 3.9 (see pyproject.toml); mypy knows no version before 3.10.
 OLD_PYTHON := $(wildcard $(patsubst %,src/probe/worker/%.py,child cuda exec files leave model nccl services tensor zygote)) \
-	$(wildcard src/probe/measure/programs/*.py $(patsubst %,src/probe/rank/%.py,collective facts pattern torchrun))
+	$(wildcard src/probe/measure/programs/*.py $(patsubst %,src/probe/rank/%.py,collective facts measure pattern store torchrun))
 
 # Used only to make the environment, so that the words of pip never come between a verdict and its reader.
 define PREPARE

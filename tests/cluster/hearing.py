@@ -15,6 +15,7 @@ def facts(**changed: Any) -> Facts:
         "machine": "m",
         "kernel": "6.1",
         "python": "3.11.7",
+        "cpu": "Some CPU",
         "cores": 8,
         "gpus": 0,
         "environment": {},

@@ -68,7 +68,7 @@ def test_who_had_little_time_is_not_blamed_for_being_late(budget_s: float, state
 )
 def test_nvlink_carries_what_the_gpu_with_the_least_has(second: dict[str, Any] | None, gbps: float) -> None:
     """18 links of 25 GB/s are the other's (NVML reports 26.562, of which 25 are data)."""
-    links = {"nvlinks": 18, "nvlinks_inactive": 0, "nvlink_mbps": 26562, "nvlink_version": 5}
+    links: dict[str, Any] = {"nvlinks": 18, "nvlinks_inactive": 0, "nvlink_mbps": 26562, "nvlink_version": 5}
     outcomes = [outcome("torch.tensor", Status.PASS, target=f"gpu:{name}") for name in "AB"]
     outcomes.append(outcome("nvml.nvlink", Status.PASS, target="gpu:A", **links))
     if second is not None:

@@ -18,10 +18,17 @@ WORK: dict[str, Any] = {
     "ifname": "eth0",
     "nproc": 2,
     "seed": 7,
-    "sizes_bytes": (4104, 8),
-    "rates_bytes": (4096,),
     "timeout_s": 6.0,
     "limit_s": 60.0,
+}
+TESTING = {**WORK, "sizes_bytes": (4104, 8), "rates_bytes": (4096,)}
+PLACE: dict[str, Any] = {
+    "first_rank": 0,
+    "ranks": 4,
+    "first_local": 0,
+    "locals": 1,
+    "address": "10.0.0.1",
+    "port": 0,
 }
 COMMANDS: list[Command] = [
     protocol.Hello(deadline_s=120.0, ifname="eth0"),
@@ -31,7 +38,7 @@ COMMANDS: list[Command] = [
     protocol.Listen(job=1, address="10.0.0.1", port=0),
     protocol.Connect(job=1, address="fe80::1", port=29500, timeout_s=3.0),
     protocol.World(
-        **WORK,
+        **TESTING,
         run_id="0a1b",
         nodes=2,
         address="10.0.0.1",
@@ -40,7 +47,8 @@ COMMANDS: list[Command] = [
         local_address="10.0.0.2",
         join_timeout_s=15,
     ),
-    protocol.Round(**WORK, first_rank=0, ranks=4, first_local=0, locals=1, address="10.0.0.1", port=0),
+    protocol.Round(**TESTING, **PLACE),
+    protocol.Measure(**WORK, **PLACE, share_s=40.0),
     protocol.Cancel(job=1),
     protocol.Stop(),
 ]
@@ -70,6 +78,7 @@ WRONG = [
     b'{"verb":"stop","now":1}',
     b'{"verb":"hello","deadline_s":60,"ifname":"eth0; reboot"}',
     b'{"verb":"hello","deadline_s":1e9,"ifname":""}',
+    b'{"verb":"measure","job":1,"program":"startup"}',
     b'{"verb":"connect","job":1,"address":"example.org","port":80,"timeout_s":1}',
     b'{"verb":"listen","job":1,"address":"10.0.0.1","port":99999}',
 ]
@@ -81,10 +90,12 @@ def test_the_agent_refuses_what_is_no_command(line: bytes) -> None:
         agent.parse(line)
 
 
-@pytest.mark.parametrize("field", sorted(set(agent.VERBS["world"]) - {"job"}))
-def test_no_field_of_a_world_takes_a_list_of_words(field: str) -> None:
+@pytest.mark.parametrize(
+    ("verb", "field"), [(verb, field) for verb in ("world", "round", "measure") for field in agent.VERBS[verb]]
+)
+def test_no_field_of_what_ranks_do_takes_a_list_of_words(verb: str, field: str) -> None:
     """Nothing that could become an argument or a program."""
-    plain = json.loads(encode(COMMANDS[6]))
+    (plain,) = [found for command in COMMANDS if (found := json.loads(encode(command)))["verb"] == verb]
     with pytest.raises(ValueError, match=field):
         agent.parse(json.dumps({**plain, field: ["/bin/sh", "-c", "true"]}).encode())
 

@@ -25,4 +25,6 @@ def test_each_has_a_state_folder_of_its_own() -> None:
 
 
 def test_localhost_is_as_it_is() -> None:
-    assert {} == environments([Host("localhost", target="localhost")], ["0", "1"])
+    localhost = [Host("localhost", target="localhost")]
+    assert {} == environments(localhost, ["0", "1"])
+    assert {"localhost": {"PROBE_STATE": "/a"}} == environments(localhost, ["0", "1"], "/a")

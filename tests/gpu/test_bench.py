@@ -1,4 +1,8 @@
-"""`probe bench` on real GPUs: verified figures below their limits, a busy GPU refused, Ctrl-C in the middle."""
+"""`probe bench` on real GPUs: verified figures below their limits, a busy GPU refused, Ctrl-C in the middle.
+
+Across hosts: this machine as two of them, which share its GPUs (NCCL over sockets); with one GPU neither has any, and
+gloo it is. What was measured is printed (``pytest -s``).
+"""
 
 import json
 import signal
@@ -9,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from probe.rank.facts import visible_gpus
 from tests.gpu.test_gpu import WORK, job, uuids, wait_until_idle
 
 pytestmark = pytest.mark.gpu
@@ -101,4 +106,56 @@ def test_ctrl_c_beside_a_running_kernel_keeps_what_is_done_and_leaves_the_gpu_id
     found = json.loads(path.read_bytes())
     assert (running.returncode, found["partial"]) in ((130, True), (0, False))
     assert found["results"]
+    wait_until_idle()
+
+
+# ---- across hosts ----------------------------------------------------------------------------------------------------
+
+
+def test_this_machine_as_two_hosts_measures_every_collective(tmp_path: Path) -> None:
+    """Small ones as CUDA graphs of calls that go over sockets; every word of every result is right."""
+    path = tmp_path / "a.json"
+    found = bench(tmp_path / "state", path, "--local", "2", "--html", str(tmp_path / "a.html"))
+    share = len(visible_gpus()) // 2
+    where = found["provenance"]
+    assert ("local", "nccl" if share else "gloo") == (where["launcher"], where["backend"])
+    assert [max(1, share)] * 2 == [host["ranks"] for host in where["hosts"]]
+    assert all(host["gpu"] and host["driver"] and host["nccl"] for host in where["hosts"]) or not share
+    assert ("done", "") == (found["programs"][0]["status"], found["programs"][0]["reason"])
+    assert {True} == {one["verified"] for one in found["results"]}
+    assert {2 * max(1, share)} == {one["data"]["ranks"] for one in found["results"]}
+    small = {one["data"]["op"] for one in found["results"] if one["data"]["size_bytes"] <= 1 << 20}
+    assert len(small) == 5
+    assert {None} == {one["limit"] for one in found["results"]}
+    assert found["elapsed_s"] <= 90
+    assert "plot-collective" in (tmp_path / "a.html").read_text()
+    wait_until_idle()
+
+
+def test_a_host_whose_gpu_is_busy_is_refused_by_name_and_the_job_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with job(WORK) as running:
+        words = argv(tmp_path / "state", path, "--hosts", "localhost", "--time", "60s")
+        done = subprocess.run(words, capture_output=True, text=True, timeout=90, check=False)
+        assert running.poll() is None
+    assert done.returncode == 3, done.stdout
+    reason = json.loads(path.read_bytes())["programs"][0]["reason"]
+    assert reason.startswith("localhost: ")
+    assert "in use" in reason
+    assert "--busy test" in reason
+
+
+def test_ctrl_c_across_hosts_leaves_the_gpus_idle(tmp_path: Path) -> None:
+    wait_until_idle()
+    path = tmp_path / "a.json"
+    with subprocess.Popen(
+        argv(tmp_path / "state", path, "--local", "2", "--time", "90s"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        try:
+            running.wait(35)
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGINT)
+        running.communicate(timeout=10)
+    found = json.loads(path.read_bytes())
+    assert (running.returncode, found["partial"]) in ((130, True), (0, False))
     wait_until_idle()

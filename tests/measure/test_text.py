@@ -61,6 +61,28 @@ def test_a_figure_stands_beside_its_limit() -> None:
     assert row.split()[2:] == [*row.split()[2:6], "1071", "74%"]
 
 
+def test_hardware_without_a_limit_says_why_once_for_each_program() -> None:
+    lines = text.render(samples.run(0)).splitlines()
+    shown = [line for line in lines if "unknown: no table of CPUs" in line]
+    assert len(shown) == len({one.program for one in samples.run(0).results} - {"startup", "checks"})
+
+
+def test_each_collective_stands_above_its_own_limit() -> None:
+    """Switches may add for an all-reduce, so that its limit is another than that of a broadcast."""
+    lines = text.render(samples.run(8)).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("collective"))
+    row = next(line for line in lines[at:] if line.startswith("  limit")).split()
+    assert row[1:] == ["787.5", "450.0", "450.0", "450.0", "450.0"]
+
+
+def test_words_of_others_bring_no_escape_sequences_to_a_coloured_terminal() -> None:
+    report = replace(samples.run(0), notes=("h2 said \x1b[2J\x1b]0;title\x07this",))
+    shown = text.render(report, colour=True)
+    assert "h2 said this" in shown
+    assert "\x1b[2J" not in shown
+    assert "\x1b[1m" in shown
+
+
 def test_gpus_share_a_line_that_shows_the_slowest() -> None:
     report = samples.run(2)
     target = report.provenance.gpus[1].target

@@ -97,9 +97,14 @@ def gone(pids: set[int], within_s: float = 5.0) -> bool:
 
 
 def alive(pid: int) -> bool:
+    return state(pid) not in ("", "Z")
+
+
+def state(pid: int) -> str:
+    """As in /proc/<pid>/stat; empty: it is gone."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
 
 
 def warm(one: Agent) -> None:
@@ -203,6 +208,10 @@ def test_a_stopped_rank_is_seen_to_be_stopped() -> None:
         one.hear("record", key="store")
         (rank,) = one.descendants() - before
         os.kill(rank, signal.SIGSTOP)
+        until = time.monotonic() + PATIENCE_S
+        while state(rank) != "T":  # a busy machine takes its time to stop it
+            assert time.monotonic() < until
+            time.sleep(0.01)
         one.tell(verb="cancel", job=7)
         assert (one.hear("state")["state"], one.hear("end", job=7)["killed"]) == ("T", True)
 

@@ -217,10 +217,14 @@ class Lab:
     # -- the gate -----------------------------------------------------------------------------------------------------
 
     def argv(self, *args: str, hosts: Sequence[LabHost] | None = None) -> list[str]:
+        return self.over("gate", "--format", "json", *args, hosts=hosts)
+
+    def over(self, command: str, *args: str, hosts: Sequence[LabHost] | None = None) -> list[str]:
+        """Any command of probe that runs over several hosts."""
         names = ",".join(host.name for host in (hosts or self.hosts))
         ssh = ["--ssh-config", str(self.folder / "config"), "--known-hosts", str(self.folder / "known_hosts")]
-        gate = ["gate", "--hosts", names, "--identity", str(self.folder / "key"), *ssh, "--format", "json", *args]
-        return [*self.where, *ARGV, *gate]
+        words = [command, "--hosts", names, "--identity", str(self.folder / "key"), *ssh, *args]
+        return [*self.where, *ARGV, *words]
 
     def env(self) -> dict[str, str]:
         return {name: value for name, value in os.environ.items() if not name.startswith(("PROBE_", "LAB_"))}
@@ -230,15 +234,15 @@ class Lab:
         return self.run(self.argv(*args, hosts=hosts))
 
     def run(self, argv: Sequence[str]) -> Ran:
-        with self._started(argv) as process:
+        with self.start(argv) as process:
             return self.finish(process)
 
     def started(self, *args: str, hosts: Sequence[LabHost] | None = None) -> Any:
         """The gate, just started: a context that ends it if it is still there."""
-        return self._started(self.argv(*args, hosts=hosts))
+        return self.start(self.argv(*args, hosts=hosts))
 
     @contextmanager
-    def _started(self, argv: Sequence[str]) -> "Iterator[subprocess.Popen[str]]":
+    def start(self, argv: Sequence[str]) -> "Iterator[subprocess.Popen[str]]":
         began = time.monotonic()
         process = subprocess.Popen(
             argv,

@@ -197,6 +197,8 @@ def test_an_import_that_hangs_costs_the_time_and_no_more(probe: Command, tmp_pat
     assert ran.code == 3, ran
     assert ran.elapsed_s <= 4.0 + LATE_S
     assert program(result(json_path), "matmul")["reason"].startswith("torch cannot be imported: torch gave no answer")
+    follows = program(result(json_path), "memory")
+    assert (follows["status"], follows["reason"]) == ("skip", "no time")
 
 
 def test_a_program_that_crashes_is_named_and_the_others_go_on(probe: Command, tmp_path: Path) -> None:

@@ -72,22 +72,27 @@ class Connect(Command, frozen=True):
 
 
 class Work(Command, frozen=True):
-    """What the ranks of a group are to do, alike in a world and in a round."""
+    """What the ranks of a group are to do, whatever it is."""
 
     job: int
     backend: str
     ifname: str
     nproc: int
     seed: int
-    sizes_bytes: tuple[int, ...]
-    rates_bytes: tuple[int, ...]
     timeout_s: float
     """Of one operation, as the backend counts it."""
     limit_s: float
     """Of all of it: then the agent kills."""
 
 
-class World(Work, frozen=True):
+class Testing(Work, frozen=True):
+    """Alike in a world and in a round."""
+
+    sizes_bytes: tuple[int, ...]
+    rates_bytes: tuple[int, ...]
+
+
+class World(Testing, frozen=True):
     """Be one node of a torchrun world."""
 
     run_id: str
@@ -99,7 +104,7 @@ class World(Work, frozen=True):
     join_timeout_s: int
 
 
-class Round(Work, frozen=True):
+class Round(Testing, frozen=True):
     """Fork ranks from the warm importer; rank 0 opens the store and says where."""
 
     first_rank: int
@@ -110,6 +115,19 @@ class Round(Work, frozen=True):
     """How many are forked now: the very first rank of a round alone, since the others must know its port."""
     address: str
     port: int
+
+
+class Measure(Work, frozen=True):
+    """Fork ranks as in a round, which run the collectives of ``probe bench`` and nothing else."""
+
+    first_rank: int
+    ranks: int
+    first_local: int
+    locals: int
+    address: str
+    port: int
+    share_s: float
+    """What the measuring program may plan with."""
 
 
 class Cancel(Command, frozen=True):
@@ -163,6 +181,7 @@ class Facts(Struct, frozen=True):
     machine: str
     kernel: str
     python: str
+    cpu: str
     cores: int
     gpus: int
     """As device nodes and CUDA_VISIBLE_DEVICES have it."""

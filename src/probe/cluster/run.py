@@ -12,7 +12,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
@@ -23,11 +23,13 @@ from probe import exits
 from probe.attempt import CURRENT, LAST_WORDS_S
 from probe.clock import Budget
 from probe.cluster import judge
-from probe.cluster.gate import Gate, Settings
-from probe.cluster.hosts import LOCALHOST, Host, Hostfile
+from probe.cluster.gate import Gate
+from probe.cluster.hosts import LOCALHOST, Host
 from probe.cluster.launch import Launcher
 from probe.cluster.ledger import Ledger
 from probe.cluster.model import GateReport, GateVerdict
+from probe.cluster.muster import Settings
+from probe.cluster.targets import Named
 from probe.output import write
 from probe.state import default_path
 from probe.worker.parent import Children
@@ -37,17 +39,11 @@ class Request(Struct, frozen=True):
     """What the command line asks of one gate."""
 
     settings: Settings
-    launcher: str
-    """local or ssh."""
+    named: Named
     budget_s: float
     format: str = "text"
     strict: bool = False
-    hostfile: Hostfile | None = None
     clean_hostfile: str = ""
-    ssh: object = None
-    """What `probe.cluster.ssh` needs; that file is imported only when ssh is used."""
-    gpus: tuple[str, ...] = ()
-    """Of this machine, to be divided among simulated hosts."""
 
 
 class GateRun:
@@ -55,7 +51,7 @@ class GateRun:
         self.request = request
         self.budget = Budget(CURRENT.budget.began_at, request.budget_s)
         self.children = Children()
-        self.ledger = Ledger(request.settings.hosts, request.launcher)
+        self.ledger = Ledger(request.settings.hosts, request.named.launcher)
         self.progress: object = None
         self._leaving = False
         self._code = exits.code(CURRENT.column, "internal")
@@ -63,29 +59,20 @@ class GateRun:
     def go(self) -> NoReturn:
         CURRENT.leave = self.leave
         CURRENT.watch(self.budget)
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one for each connection
+        allow_connections()
 
         async def main() -> None:
             if os.isatty(2) and os.environ.get("TERM") != "dumb":
                 from probe.cluster.progress import Progress
 
                 self.progress = Progress(self.ledger, self.budget)
-            await Gate(self.request.settings, self._launcher(), self.budget, self.ledger).run()
+            await Gate(
+                self.request.settings, launcher(self.request.named, self.children), self.budget, self.ledger
+            ).run()
             self.leave("")
 
         anyio.run(main)
         raise AssertionError("unreachable: the run leaves inside its event loop")
-
-    def _launcher(self) -> Launcher:
-        if self.request.launcher == "ssh":
-            from probe.cluster.ssh import Ssh, SshLauncher
-
-            assert isinstance(self.request.ssh, Ssh)
-            return SshLauncher(self.request.ssh)
-        from probe.cluster.local import LocalLauncher
-
-        return LocalLauncher(self.children, environments(self.request.settings.hosts, self.request.gpus))
 
     # -- leaving ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +137,7 @@ class GateRun:
         if report.verdict not in (GateVerdict.READY, GateVerdict.READY_WITHOUT):
             return f"--clean-hostfile: {path} is not written, no set of hosts was confirmed"
         names = report.clean_hosts
-        hostfile = self.request.hostfile
+        hostfile = self.request.named.hostfile
         text = hostfile.clean(names) if hostfile else "".join(f"{name}\n" for name in names)
         try:
             beside = f"{path}.{os.getpid()}"
@@ -162,18 +149,44 @@ class GateRun:
         return ""
 
 
-def environments(hosts: Sequence[Host], gpus: Sequence[str]) -> dict[str, dict[str, str]]:
+def allow_connections() -> None:
+    """As many descriptors as this process may have: one for each host."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def launcher(
+    named: Named, children: Children, *, environment: Mapping[str, str] | None = None, state: str = ""
+) -> Launcher:
+    """What starts agents on these hosts.
+
+    `environment` is laid over that of agents on this machine; `state`: where simulated hosts have their state folders.
+    """
+    if named.launcher == "ssh":
+        from probe.cluster.ssh import Ssh, SshLauncher
+
+        assert isinstance(named.ssh, Ssh)
+        return SshLauncher(named.ssh)
+    from probe.cluster.local import LocalLauncher
+
+    own = environments(named.hosts, named.gpus, state)
+    return LocalLauncher(
+        children, {host.name: {**(environment or {}), **own.get(host.name, {})} for host in named.hosts}
+    )
+
+
+def environments(hosts: Sequence[Host], gpus: Sequence[str], state: str = "") -> dict[str, dict[str, str]]:
     """What each simulated host's agent gets: a state folder and, where there are GPUs, a share and a name for NCCL.
 
     With another NCCL_HOSTID for each, NCCL takes them for different hosts and uses sockets, as between real ones. It
     refuses two ranks on one GPU: with fewer GPUs than hosts nobody gets any, and gloo it is.
     """
     if len(hosts) == 1 and hosts[0].name in LOCALHOST:
-        return {}
+        return {hosts[0].name: {"PROBE_STATE": state}} if state else {}
     share = len(gpus) // len(hosts)
     found: dict[str, dict[str, str]] = {}
     for number, host in enumerate(hosts):
-        mine = {"PROBE_STATE": f"{default_path(os.environ)}-{host.name}"}
+        mine = {"PROBE_STATE": f"{state or default_path(os.environ)}-{host.name}"}
         if gpus:
             mine["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[number * share : (number + 1) * share])
         if share:

@@ -20,12 +20,14 @@ from probe.cluster.localise import Result
 from probe.cluster.member import Member
 from probe.cluster.protocol import AnyMessage, Ended, Heard, State
 from probe.model import Record
-from probe.worker.ending import name_of
+from probe.worker.ending import LIMIT, name_of
 
-ALONE = ("import torch", "device", "torchrun")
+ALONE = ("import torch", "device", "cuda context", "torchrun")
 """Steps of a rank, and of torchrun, that have to do with its own host only."""
 SHARED = ("Rendezvous", "DistNetworkError", "DistStoreError", "TimeoutError", "local rank", "SignalException")
 """What torchrun says when a world did not form or a rank of it failed: no word about this very host."""
+OWN_LIMIT = LIMIT.decode()
+"""A rank that ended itself at its limit may have waited for any other."""
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGKILL}
 """A rank that ends so was ended on its own host. Not SIGABRT: NCCL's watchdog aborts ranks whose peer is gone."""
 NCCL_ERROR = re.compile(r"\b(?P<kind>nccl[A-Z]\w+):.*Last error:\s*(?P<last>\S.*)", re.DOTALL)
@@ -50,6 +52,8 @@ class RankHeard(Struct):
     gathered: tuple[int, ...] = ()
     rates: dict[int, tuple[float, float]] = field(default_factory=dict)
     """By size in bytes: algbw and busbw in GB/s."""
+    measured: list[Record] = field(default_factory=list)
+    """What the bench's program said of its cases and its device."""
     failed: str = ""
     done: bool = False
 
@@ -149,6 +153,8 @@ def _of_rank(rank: RankHeard, record: Record) -> None:
             rank.gathered = tuple(data["wrong"])
         case "rate":
             rank.rates[int(data["bytes"])] = (float(data["algbw_gbps"]), float(data["busbw_gbps"]))
+        case "result" | "left" | "device":
+            rank.measured.append(record)
         case "done":
             rank.done = True
         case _:
@@ -203,6 +209,9 @@ def _ended(trial: Trial, member: Member, host: HostHeard, message: Ended) -> Non
         else:
             host.said = host.said or f"its rank was ended by {name_of(message.signal)}"
             _fails(trial, member)
+    elif message.tail.startswith(OWN_LIMIT):
+        host.said = host.said or "it was not done in time"
+        _fails(trial, member)
     elif message.status and message.process != "torchrun" and not any(rank.failed for rank in host.ranks.values()):
         _against(trial, member, "rank_failed", f"its rank ended with status {message.status}{_last(message.tail)}")
 

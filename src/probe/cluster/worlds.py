@@ -4,6 +4,7 @@
 
     world    the rendezvous host holds a port, all others try it, then torchrun on each
     round    the first host's ranks are forked and open a store; the others' are forked with its port
+    measure  the same with the bench's program: `Trial` holds its results as they come
         -> every record, end and loss into a Trial, until all are done, one failed, or nothing comes any more
 
 No wait here has no bound: a group in which nothing moves for `Pace.stall_s` is cancelled, and heard out.
@@ -12,14 +13,14 @@ No wait here has no bound: a group in which nothing moves for `Pace.stall_s` is 
 import math
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 import anyio
 from msgspec import Struct, field
 
 from probe.cluster.member import Member
-from probe.cluster.protocol import AnyMessage, Cancel, Command, Connect, Heard, Listen, Reached, Round, World
+from probe.cluster.protocol import AnyMessage, Cancel, Command, Connect, Heard, Listen, Measure, Reached, Round, World
 from probe.cluster.trial import HostHeard, Trial, hear
 
 GRACE_S = 1.5
@@ -124,34 +125,43 @@ class Tester:
         self._jobs = jobs
         self._seed = seed
 
-    def _task(self, kind: str) -> dict[str, object]:
-        shape, sizes = self._shape, SIZES[self._shape.backend, kind]
+    def _common(self) -> dict[str, object]:
+        shape = self._shape
         self._seed += 1000
         return {
             "backend": shape.backend,
             "ifname": shape.ifname,
             "nproc": shape.nproc,
             "seed": self._seed % (1 << 31),
-            "sizes_bytes": sizes.verified_bytes,
-            "rates_bytes": sizes.rates_bytes,
             "timeout_s": LATER * shape.pace.stall_s,
             "limit_s": shape.pace.limit_s,
         }
 
-    # -- a round ------------------------------------------------------------------------------------------------------
+    def _task(self, kind: str) -> dict[str, object]:
+        sizes = SIZES[self._shape.backend, kind]
+        return {**self._common(), "sizes_bytes": sizes.verified_bytes, "rates_bytes": sizes.rates_bytes}
+
+    # -- a world of forked ranks ---------------------------------------------------------------------------------------
 
     async def round(self, members: Sequence[Member]) -> Trial:
-        """A world of forked ranks; alone, a host talks to itself over loopback."""
+        """Whether they work together; alone, a host talks to itself over loopback."""
         trial = Trial(members, self._shape.nproc, processes=self._shape.nproc)
+        await self._forked(trial, Round, self._task("round"))
+        return trial
+
+    async def measure(self, trial: Trial, share_s: float) -> None:
+        """The bench's collectives over all ranks of `trial`, which may be read at any moment."""
+        await self._forked(trial, Measure, {**self._common(), "share_s": share_s})
+
+    async def _forked(self, trial: Trial, command: type[Round | Measure], task: Mapping[str, object]) -> None:
+        members, each = trial.members, self._shape.nproc
         address = members[0].address if len(members) > 1 else "127.0.0.1"
-        each = self._shape.nproc
-        task = {**self._task("round"), "ranks": each * len(members), "address": address}
         with Stream(next(self._jobs), members) as stream:
-            task["job"] = stream.job
+            alike = {**task, "job": stream.job, "ranks": each * len(members), "address": address}
 
             def ranks(at: int, first_local: int, locals_: int, port: int) -> tuple[Member, Command]:
-                return members[at], Round(
-                    **task,  # type: ignore[arg-type]
+                return members[at], command(
+                    **alike,  # type: ignore[arg-type]
                     first_rank=each * at,
                     first_local=first_local,
                     locals=locals_,
@@ -166,7 +176,6 @@ class Tester:
                 await self._follow(trial, stream)
             else:
                 await _finish(trial, stream)
-        return trial
 
     async def _store(self, trial: Trial, stream: Stream) -> int:
         """The port of the round's store; 0 where none came: the others are never started, and not blamed."""

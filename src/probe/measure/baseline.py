@@ -17,7 +17,7 @@ can show. It was measured, and stands in `SPREADS`: where it is larger than the 
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import variance
 
 import msgspec
@@ -61,29 +61,53 @@ def read(path: str) -> Bench:
 
 
 def refuse_other_hardware(baseline: Bench, now: Provenance, path: str) -> None:
-    """Raise UsageError where the two were not made on hardware of the same kind."""
+    """Raise UsageError where the two were not made on hardware of the same kind, as far as it is known of both."""
     before = hardware(baseline.provenance)
     for (what, was), (_, is_) in zip(before, hardware(now), strict=True):
-        if was != is_:
+        if was != is_ and was and is_:
             raise UsageError(f"was made on other hardware: {what} was {was}, is {is_}", path, "a run of this hardware")
 
 
+def refuse_other_hosts(baseline: Bench, names: Iterable[str], path: str) -> None:
+    """Raise UsageError where the baseline is not of the hosts of these names (none: of one host), in any order."""
+    was, is_ = (",".join(sorted(each)) for each in ([host.host for host in baseline.provenance.hosts], names))
+    if was != is_:
+        words = f"was made on other hosts: on {was or 'one host alone'}, and not on {is_ or 'one host alone'}"
+        raise UsageError(words, path, "a run of the same hosts")
+
+
 def hardware(of: Provenance) -> tuple[tuple[str, str], ...]:
-    """What must be the same, in words. Not UUIDs: a sister machine's baseline is a good one."""
-    gpus = ", ".join(f"{gpu.name} ({(gpu.memory_bytes or 0) >> 30} GiB)" for gpu in of.gpus)
+    """What must be the same, in words; empty: not known. Not UUIDs: a sister machine's baseline is a good one."""
+    gpus = ", ".join(f"{gpu.name} ({(gpu.memory_bytes or 0) >> 30} GiB)" for gpu in of.gpus) or "none"
+    if of.hosts:
+        gpus = ", ".join(dict.fromkeys(host.gpu for host in of.hosts))
+    cpus = ", ".join(dict.fromkeys(host.cpu for host in of.hosts)) or of.cpu
     cores = str(of.cores) if of.device == "cpu" else "any"
-    workers = str(of.workers)
-    return ("device", of.device), ("GPUs", gpus or "none"), ("CPU", of.cpu), ("cores", cores), ("workers", workers)
+    return (
+        ("device", of.device),
+        ("GPUs", gpus),
+        ("CPU", cpus),
+        ("cores", cores),
+        ("workers", str(of.workers)),
+        ("ranks on each host", ", ".join(dict.fromkeys(str(host.ranks) for host in of.hosts))),
+    )
 
 
 def differences(before: Provenance, now: Provenance) -> tuple[str, ...]:
     """What else may explain a change."""
-    names = ("driver", "driver_cuda", "torch", "torch_cuda", "kernel", "python")
+    names = () if now.hosts else ("driver", "driver_cuda", "torch", "torch_cuda", "kernel", "python")
     pairs = [(name, str(getattr(before, name)), str(getattr(now, name))) for name in names]
     pairs += [
         (f"GPU {at} {name}", str(getattr(old, name)), str(getattr(new, name)))
         for at, (old, new) in enumerate(zip(before.gpus, now.gpus, strict=False))
         for name in ("power_limit_watts", "max_sm_mhz", "max_memory_mhz", "pcie_generation", "pcie_width", "nvlinks")
+    ]
+    hosts = {host.host: host for host in before.hosts}
+    pairs += [
+        (f"{host.host} {name}", str(getattr(hosts[host.host], name)), str(getattr(host, name)))
+        for host in now.hosts
+        if host.host in hosts
+        for name in ("driver", "torch", "torch_cuda", "nccl", "kernel", "interface", "links_gbps")
     ]
     return tuple(f"{name.replace('_', ' ')}: {old} -> {new}" for name, old, new in pairs if old != new)
 

@@ -8,12 +8,19 @@ import click
 from probe import config as settings
 from probe.checks import load as load_checks
 from probe.clock import SMALLEST_BUDGET_S, parse_duration
+from probe.cluster import targets
 from probe.config import SETTINGS, UsageError
 from probe.measure import shares
 
 USED = ("device", "busy", "python", "state", "gpus_expect", "exit_codes")
 """The settings of probe that a bench heeds."""
 DEFAULT_TIME = "90s"
+OF_EACH_HOST = {"python": "PROBE_PYTHON", "state": "PROBE_STATE", "gpus_expect": "PROBE_GPUS_EXPECT"}
+"""Flags that are about one machine, and the variable that says it on each of several."""
+OF_SIMULATED_HOSTS = ("python", "state")
+"""Those of them that agents on this machine are given."""
+ACROSS = "collective"
+"""The program that runs across hosts."""
 
 
 def with_settings(command: Any) -> Any:
@@ -33,6 +40,7 @@ def with_settings(command: Any) -> Any:
 @click.option("--compare", metavar="FILE", default="", help="compare with a baseline; exit code 1: a regression")
 @click.option("--tolerance", metavar="PERCENT", default="5%", show_default=True, help="what may be lost")
 @with_settings
+@targets.flags
 def bench(  # noqa: PLR0913, PLR0917 - a flag each, as click calls it
     time_: str,
     only: tuple[str, ...],
@@ -47,14 +55,17 @@ def bench(  # noqa: PLR0913, PLR0917 - a flag each, as click calls it
 ) -> int:
     """How fast is this machine, beside what its hardware could do?
 
+    With --hosts, --hostfile or --local N: how fast are collectives over all ranks of several hosts?
+
     Exit code 0: measured; 1: a regression against the baseline; 2: the settings are wrong, or the baseline is of other
     hardware; 3: something could not be measured. Ctrl-C keeps what is done.
     """
-    loaded = settings.load(
-        {name: value for name, value in flags.items() if value is not None}, os.environ, load_checks(), (), config_path
-    )
+    hosts_flags = {name: flags.pop(name) for name in targets.NAMES}
+    given = {name: value for name, value in flags.items() if value is not None}
+    loaded = settings.load(given, os.environ, load_checks(), (), config_path)
+    named = _named(hosts_flags, given)
     from probe.measure import baseline, files
-    from probe.measure.session import Request, Session
+    from probe.measure.request import Request
 
     for flag, path in (("--json", json_), ("--html", html), ("--save", save)):
         if path:
@@ -62,7 +73,7 @@ def bench(  # noqa: PLR0913, PLR0917 - a flag each, as click calls it
     request = Request(
         loaded,
         time_s=_time_s(time_),
-        entries=_entries(only, skip),
+        entries=_across(only, skip) if named else _entries(only, skip),
         json=json_,
         html=html,
         save=save,
@@ -70,7 +81,42 @@ def bench(  # noqa: PLR0913, PLR0917 - a flag each, as click calls it
         baseline=baseline.read(compare) if compare else None,
         tolerance=_tolerance(tolerance),
     )
-    Session(request).go()
+    if request.baseline is not None:
+        baseline.refuse_other_hosts(request.baseline, [host.name for host in named.hosts] if named else (), compare)
+    if named is None:
+        from probe.measure.session import Session
+
+        Session(request).go()
+    from probe.measure import across
+
+    if request.time_s < across.SMALLEST_S:
+        raise UsageError(f"{time_!r} is too little for several hosts", "--time", f"from {across.SMALLEST_S:g}s on")
+    wanted = across.settings(loaded.config, named, targets.ifname(hosts_flags), hosts_flags["port"] or 0)
+    across.AcrossRun(request, named, wanted).go()
+
+
+def _named(flags: dict[str, Any], given: dict[str, Any]) -> targets.Named | None:
+    """The hosts, where there are several to measure; raises UsageError for what does not go with that."""
+    if not targets.any_given(flags):
+        if stray := [name for name in targets.NAMES if flags[name]]:
+            where = f"--{stray[0].replace('_', '-')}"
+            raise UsageError("means something only with several hosts", where, "with --hosts, --hostfile or --local")
+        return None
+    named = targets.prepared(targets.named(flags, "probe bench"), flags)
+    for name, variable in OF_EACH_HOST.items():
+        if name in given and not (named.launcher == "local" and name in OF_SIMULATED_HOSTS):
+            raise UsageError("is about one machine, not about several hosts", f"--{name.replace('_', '-')}", variable)
+    return named
+
+
+def _across(only: tuple[str, ...], skip: tuple[str, ...]) -> tuple[shares.Entry, ...]:
+    _entries((), skip)  # for its complaints
+    for pattern in only:
+        if not shares.named(ACROSS, (pattern,)):
+            raise UsageError(f"{pattern!r} does not run across hosts", "--only", ACROSS)
+    if shares.named(ACROSS, skip):
+        raise UsageError("nothing is left to measure across hosts", "--skip", f"anything but {ACROSS}")
+    return (shares.BY_NAME[ACROSS],)
 
 
 def _time_s(text: str) -> float:

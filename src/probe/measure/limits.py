@@ -6,7 +6,8 @@
     memory       memory bus width x highest memory clock x 2 (both edges) / 8
     host         PCIe lanes x rate of a lane of that generation; twice that for both ways at once
     peer         NVLinks between the two x rate of a link; without NVLink the slower PCIe link of the two
-    collective   what one GPU's links carry in one direction: nccl-tests' busbw is made to be compared with it
+    collective   what one GPU's links carry in one direction: nccl-tests' busbw is made to be compared with it;
+                 across hosts what one host's links carry, by what must cross them
 
 Hardware that the table does not know has no limit here, and says so. Pure.
 """
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from probe.measure.model import Gpu, Provenance, Result
+from probe.measure.model import Gpu, Host, Provenance, Result
 from probe.model import Scalar
 
 FILE = os.path.join(os.path.dirname(__file__), "limits.toml")
@@ -65,6 +66,8 @@ def limit_of(  # noqa: PLR0911 - a program each
 ) -> Limit:
     if result.program in ("startup", "checks"):
         return NO_LIMIT
+    if provenance.hosts:
+        return across(provenance, str(result.data.get("op")))
     if provenance.device == "cpu":
         return CPU
     if any(uuid.startswith("gpu:MIG-") for uuid in ([result.target] if result.target else gpus)):
@@ -208,3 +211,40 @@ def of_group(gpus: Sequence[Gpu], op: str) -> Limit:
 def _multicast(gpu: Gpu) -> bool:
     major, _, minor = gpu.capability.partition(".")
     return major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= MULTICAST_CAPABILITY
+
+
+# ---- between hosts ---------------------------------------------------------------------------------------------------
+
+
+def across(provenance: Provenance, op: str) -> Limit:
+    """Bus bandwidth in GB/s of one operation over all ranks of all hosts, by the links of the slowest host."""
+    hosts = provenance.hosts
+    if len(hosts) < 2:
+        return none("unknown: on one host no link between hosts is used")
+    if provenance.launcher == "local":
+        return none("unknown: the hosts are simulated, and share this machine")
+    if provenance.backend != "nccl":
+        return none("unknown: gloo goes by TCP, over a way that nobody tells")
+    if missing := next((host.host for host in hosts if not host.links_gbps), None):
+        return none(f"unknown: {missing} has no InfiniBand or RoCE port that NCCL would use and whose rate is told")
+    least = min(hosts, key=lambda host: host.links_gbps or 0.0)
+    factor, words = _crossing(op, hosts, adds=all(host.links_add for host in hosts))
+    return Limit((least.links_gbps or 0.0) * factor, f"the links of {least.host}, {least.links_gbps:g} GB/s{words}")
+
+
+def _crossing(op: str, hosts: Sequence[Host], *, adds: bool) -> tuple[float, str]:
+    """Busbw over the rate at which bytes cross the links of one host, at most, and in words.
+
+    What is alike for all ranks of a host crosses once, or is added before it does: with n ranks on h hosts, m on each,
+    an all-gather or reduce-scatter of S brings S (h-1)/h over them, an all-reduce twice that (or S, where switches
+    add), an all-to-all m S (n-m)/n, a broadcast S. Each is divided into S times nccl-tests' factor.
+    """
+    h, m = len(hosts), min(host.ranks for host in hosts)
+    n = h * m
+    if op == "all_to_all":
+        return (n - 1) / (m * (n - m)), f" x (n-1)/(m(n-m)), {m} ranks on each host"
+    if op == "broadcast":
+        return 1.0, ""
+    if op == "all_reduce" and adds:
+        return 2 * (n - 1) / n, " x 2(n-1)/n: the switches can add (SHARP)"
+    return (n - 1) / n * h / (h - 1), " x (n-1)/n x h/(h-1)" if m > 1 else ""

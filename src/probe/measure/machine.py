@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from probe.busy import NOTHING_SEEN, Evidence, busy
 from probe.measure.limits import link_gbps
 from probe.measure.model import Gpu, Provenance
 from probe.model import Record
+from probe.rank.facts import cpu_model
 from probe.torchfile import TorchSite
 from probe.worker.launch import BUSY_GETTERS
 
@@ -119,15 +119,6 @@ def _machine(gpus: tuple[Gpu, ...]) -> str:
     if not names:
         return f"{cpu_model()}, {cores()} cores"
     return ", ".join(f"{sum(gpu.name == name for gpu in gpus)} x {name}" for name in names)
-
-
-def cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            found = re.search(r"^model name\s*:\s*(.*)$", file.read(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found.group(1).strip() if found else platform.machine()
 
 
 def cores() -> int:

@@ -108,6 +108,29 @@ class Gpu(Struct, frozen=True):
         return f"gpu:{self.uuid}"
 
 
+class Host(Struct, frozen=True):
+    """One of several hosts, as its agent and its ranks describe it; what they did not say is empty or None."""
+
+    host: str
+    ranks: int
+    """One for each GPU, or processes on its CPU."""
+    gpu: str = ""
+    gpu_memory_bytes: int | None = None
+    cpu: str = ""
+    cores: int = 0
+    kernel: str = ""
+    driver: str = ""
+    torch: str = ""
+    torch_cuda: str = ""
+    nccl: str = ""
+    interface: str = ""
+    """Of the address by which the others know it; NCCL may choose its own."""
+    links_gbps: float | None = None
+    """What its InfiniBand or RoCE ports carry in one direction, in GB/s, of its fastest ports one for each rank."""
+    links_add: bool = False
+    """They are InfiniBand, whose switches may add on the way (SHARP)."""
+
+
 class Provenance(Struct, frozen=True):
     """On what, with what."""
 
@@ -127,6 +150,12 @@ class Provenance(Struct, frozen=True):
     gpus: tuple[Gpu, ...] = ()
     workers: int = 0
     """CPU processes that stood for GPUs."""
+    launcher: str = ""
+    """What started ranks on `hosts`: "local" (simulated hosts on this machine), "ssh"; empty: on this host alone."""
+    backend: str = ""
+    """Across hosts: "nccl" or "gloo"."""
+    hosts: tuple[Host, ...] = ()
+    """Where the ranks were, if not on this host alone; then `cpu`, `cores`, `torch` and so on are the first one's."""
 
 
 class Change(Struct, frozen=True):

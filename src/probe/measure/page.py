@@ -12,10 +12,11 @@ each program has a section of its own, and all of them share the words and table
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from probe.cluster.hosts import fold
 from probe.measure import plots
 from probe.measure.model import Bench, Change, Condition, Done, Gpu, Program, Result
 from probe.measure.style import STYLE
-from probe.measure.text import by_case, duration, figure, held_back, notes, say, shown_unit, size_name
+from probe.measure.text import by_case, duration, figure, held_back, notes, say, shown_unit, size_name, unknown
 from probe.redact import clean, redact
 
 MOST_CHANGES = 30
@@ -31,6 +32,7 @@ def render(report: Bench) -> str:
         against_baseline(report),
         *(section(report, program) for program in report.programs),
         conditions(report),
+        hosts(report),
         table(report),
         footer(report),
     ]
@@ -55,6 +57,8 @@ def head(report: Bench) -> str:
     where = report.provenance
     facts = [
         ("host", report.host),
+        ("hosts", f"{fold(host.host for host in where.hosts)} ({where.launcher})" if where.hosts else ""),
+        ("backend", where.backend),
         ("when", f"{report.started_at[:19].replace('T', ' ')} {report.started_at[23:]}"),
         ("took", f"{report.elapsed_s:.1f} s of {report.time_s:g} s"),
         ("driver", f"{where.driver} (CUDA {where.driver_cuda})" if where.driver else ""),
@@ -83,7 +87,8 @@ def summary(report: Bench) -> str:
         for row in rows[:6]
     )
     plot = plots.bars("limits", "Measured, as a part of the limit", known, share=True)
-    why = "" if known else '<p class="quiet">No limit is known for this hardware.</p>'
+    reasons = [source.removeprefix("unknown: ") for source in unknown(report.results)]
+    why = "" if known else f'<p class="quiet">No limit is known: {said("; ".join(reasons))}.</p>'
     return f'<section><h2>Against the limit</h2><div class="cards">{cards}</div>{plot}{why}</section>'
 
 
@@ -318,6 +323,29 @@ def conditions(report: Bench) -> str:
         '<div class="wide"><table><tr><th>GPU<th>name<th>UUID<th>SMs<th>highest clock<th>memory<th>PCIe<th>NVLinks'
         f"<th>power limit</tr>{described}</table></div></section>"
     )
+
+
+def hosts(report: Bench) -> str:
+    """Each of several hosts, and with what its ranks ran."""
+    rows = [
+        _cells(
+            one.host,
+            str(one.ranks),
+            one.gpu or "-",
+            f"{one.cpu}, {one.cores} cores",
+            one.driver or "-",
+            one.torch,
+            one.nccl or "-",
+            one.kernel,
+            one.interface,
+            f"{one.links_gbps:g} GB/s" if one.links_gbps else "not known",
+        )
+        for one in report.provenance.hosts
+    ]
+    names = ("host", "ranks", "GPU", "CPU", "driver", "torch", "NCCL", "kernel", "interface", "links")
+    heading = "".join(f"<th>{name}" for name in names)
+    listed = f'<div class="wide"><table><tr>{heading}</tr>{"".join(rows)}</table></div>'
+    return f"<section><h2>Hosts</h2>{listed}</section>" if rows else ""
 
 
 def _around(program: str, one: Condition, gpus: Sequence[Gpu]) -> str:

@@ -19,27 +19,23 @@ because all that may happen between the settings and the exit is one sequence, a
 import json
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from itertools import chain
 from typing import Any, NoReturn
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from probe import __version__, exits, expect, torchfile
+from probe import exits, expect, torchfile
 from probe.attempt import CURRENT, INTERRUPTS, LAST_WORDS_S
 from probe.clock import Budget
-from probe.config import Loaded, UsageError
-from probe.measure import baseline, files, limits, machine, shares
+from probe.config import UsageError
+from probe.measure import baseline, delivery, filing, machine, shares
 from probe.measure.conditions import Meter
-from probe.measure.model import SCHEMA, Bench, Comparison, Done, Gpu, Program, Provenance, Result
+from probe.measure.model import Bench, Done, Gpu, Program, Provenance, Result
 from probe.measure.progress import Progress
-from probe.measure.summary import joined, summarise
+from probe.measure.request import Request
 from probe.measure.talk import Talk
 from probe.model import Expectation, Record
 from probe.output import write
@@ -56,31 +52,10 @@ SETTLES = 3
 IMPORT_S = 60.0
 """The slowest import of torch that anybody waits for: from a cold network disk it took 20 s."""
 TEARDOWN_S = 2.0
-PLANNED, SLACK_S = 0.95, 0.3
-"""Of the time that is left this much is shared out: the case in hand when a share ends is finished and verified."""
-GRACE = 1.5
-"""A program that takes so many times its share, and `GRACE_S`, hangs: verification is not in what it plans."""
-GRACE_S = 4.0
-FORK_S = 0.6
-"""Of each share: until a forked process has its context (on an H100: 0.46 s; without one, on a busy core, 0.3)."""
 LOCK_WAIT_S, LOCK_POLL_S = 1.0, 0.05
 """As long as `probe check` waits for it."""
 MOST_REPEATS = 5
 CPU_RANKS = 2
-
-
-class Request(Struct, frozen=True):
-    """What the command line asks, beside the settings."""
-
-    loaded: Loaded
-    time_s: float
-    entries: tuple[shares.Entry, ...]
-    json: str = ""
-    html: str = ""
-    save: str = ""
-    compare: str = ""
-    baseline: Bench | None = None
-    tolerance: float = 0.05
 
 
 class Refused(Exception):
@@ -132,6 +107,7 @@ class Session:
         try:
             self._look()
             if self.request.baseline is not None:
+                baseline.refuse_other_hosts(self.request.baseline, (), self.request.compare)
                 baseline.refuse_other_hardware(self.request.baseline, self.provenance(), self.request.compare)
         except (Refused, Failed) as reason:
             self._refuse(str(reason))
@@ -253,7 +229,7 @@ class Session:
             self._running = (entry, began, share_s)
             self.progress.begin(entry.name)
             try:
-                if entry.torch:
+                if entry.torch and shares.share_s(entry, following, self._left_s()):
                     self._zygote()  # in nobody's share: it serves all that follow
                 began = time.monotonic()
                 share_s = shares.share_s(entry, following, self._left_s())
@@ -268,7 +244,7 @@ class Session:
         self.progress.end(entry.name, status, reason, sum(one.program == entry.name for one in self.results))
 
     def _left_s(self) -> float:
-        return max(0.0, self.budget.left_s(self.budget.kill_s) * PLANNED - SLACK_S)
+        return shares.planned_s(self.budget.left_s(self.budget.kill_s))
 
     def _result_of(self, entry: shares.Entry, share_s: float) -> tuple[Done, str]:
         if not share_s:
@@ -295,28 +271,6 @@ class Session:
             "collective": lambda share_s: self._ranks("collective", share_s),
         }
 
-    def _add(
-        self, program: str, case: str, target: str, seconds: Sequence[float], amount: float, unit: str, **more: Any
-    ) -> None:
-        made = summarise(seconds, amount, unit)
-        self.results.append(
-            Result(
-                program,
-                case,
-                target,
-                made.unit,
-                made.median,
-                made.p5,
-                made.p95,
-                made.n,
-                limit=None,
-                limit_source="",
-                verified=more.pop("verified", None),
-                blocks=made.blocks,
-                data=more,
-            )
-        )
-
     # -- programs of processes of their own ---------------------------------------------------------------------------
 
     def _startup(self, share_s: float) -> str:
@@ -326,7 +280,7 @@ class Session:
         wrong: list[str] = []
         for _ in range(MOST_REPEATS):
             began = time.monotonic()
-            wrong += self._one_startup(self.site, until + GRACE_S)
+            wrong += self._one_startup(self.site, until + shares.GRACE_S)
             if 2 * time.monotonic() - began > until:  # another would take as long
                 break
         self._file_samples("startup")
@@ -335,7 +289,7 @@ class Session:
     def _file_samples(self, program: str) -> None:
         samples, self._samples = self._samples, {}
         for case, seconds in samples.items():
-            self._add(program, case, "", seconds, 1.0, "s", verified=None)
+            self.results.append(filing.result(program, case, "", seconds, 1.0, "s"))
 
     def _one_startup(self, site: torchfile.TorchSite, until: float) -> list[str]:
         """One fresh process, and one of the driver alone; the phases that computed wrongly."""
@@ -391,7 +345,7 @@ class Session:
         return ""
 
     def _one_check(self, until: float) -> dict[str, Any]:
-        budget_s = max(2.0, until - time.monotonic() + GRACE_S)
+        budget_s = max(2.0, until - time.monotonic() + shares.GRACE_S)
         argv = [sys.executable, "-P", "-m", "probe", "check", "--format", "json", "--exit-codes", "shell"]
         argv += ["--busy", "test", "--budget", f"{budget_s:.1f}s", "--state", os.path.join(self.folder, "state")]
         argv += ["--device", self.config.device, "--python", self.config.python, "--log", "off"]
@@ -448,14 +402,9 @@ class Session:
             environment=environment,
         )
 
-    def _times(self, share_s: float) -> tuple[float, float]:
-        """Of a share: what the child may plan with, and after which time it is killed."""
-        left_s = max(0.2, share_s - FORK_S)
-        return left_s, left_s * GRACE + GRACE_S
-
     def _on_each(self, program: str, share_s: float) -> str:
         """On every GPU at once, a process each; without GPUs in one process with all cores."""
-        child_s, limit_s = self._times(share_s)
+        child_s, limit_s = shares.times(share_s)
         forked = []
         for gpu in self.gpus or (None,):
             job: dict[str, Any] = {"share_s": child_s, "target": gpu.target if gpu else "", "threads": machine.cores()}
@@ -467,7 +416,7 @@ class Session:
         until = time.monotonic() + share_s
         wrong = []
         for at, gpu in enumerate(self.gpus):
-            child_s, limit_s = self._times((until - time.monotonic()) / (len(self.gpus) - at))
+            child_s, limit_s = shares.times((until - time.monotonic()) / (len(self.gpus) - at))
             job = {"share_s": child_s, "target": gpu.target, "bus_id": gpu.bus_id}
             wrong.append(self._take_from("host", [self._fork("host", job, [gpu.uuid], limit_s)], limit_s))
         return "; ".join(filter(None, wrong))
@@ -475,14 +424,14 @@ class Session:
     def _peer(self, share_s: float) -> str:
         if not self.gpus:
             return self._ranks("peer", share_s)
-        child_s, limit_s = self._times(share_s)
+        child_s, limit_s = shares.times(share_s)
         job = {"share_s": child_s, "world": len(self.gpus)}
         forked = [self._fork("peer", job, [gpu.uuid for gpu in self.gpus], limit_s)]
         return self._take_from("peer", forked, limit_s)
 
     def _ranks(self, program: str, share_s: float) -> str:
         """A rank for each GPU, or for each CPU worker; they meet in a file of ours."""
-        child_s, limit_s = self._times(share_s)
+        child_s, limit_s = shares.times(share_s)
         world = len(self.gpus) or self.workers
         common = {
             "share_s": child_s,
@@ -526,33 +475,13 @@ class Session:
         return "; ".join(wrong)
 
     def _keep(self, program: str, processes: Iterable[Process]) -> list[str]:
-        """File what was measured: a case by all its passes, and by all ranks of one group."""
-        merged: dict[tuple[str, str], dict[Process, list[Record]]] = {}
-        for process in processes:
-            for record in self.talk.heard[process].records:
-                if record.key == "result":
-                    passes = merged.setdefault((record.data["case"], record.target), {})
-                    passes.setdefault(process, []).append(record)
-                elif record.key == "left":
-                    self._left_out.append(f"{record.data['case']}: {record.text}")
-                elif record.key == "device":
-                    self._describe(record)
-        wrong = []
-        for (case, target), by_process in merged.items():
-            records = list(chain.from_iterable(by_process.values()))
-            first = records[0].data
-            if len(by_process) < first["data"].get("ranks", 1):
-                continue  # a rank had not said it when the run ended
-            seconds = joined([record.data["seconds"] for record in passes] for passes in by_process.values())
-            verified = all(record.data["verified"] for record in records)
-            texts = [[record.text for record in passes if record.text] for passes in by_process.values()]
-            wrong += [f"{case}: {first_text}" for first_text, *_ in filter(None, texts)]
-            data = {**first["data"]}
-            if factor := data.pop("bus_factor", None):
-                data["algbw_gbps"] = summarise(seconds, first["amount"] / factor, "B").median
-                data["time_s"] = summarise(seconds, 1.0, "s").median
-            self._add(program, case, target, seconds, first["amount"], first["unit"], verified=verified, **data)
-        return wrong
+        """File what was measured; what was wrong with it."""
+        filed = filing.file(program, [self.talk.heard[process].records for process in processes])
+        self.results += filed.results
+        self._left_out += filed.left_out
+        for record in filed.devices:
+            self._describe(record)
+        return filed.wrong
 
     def _describe(self, record: Record) -> None:
         """What torch says of a GPU, for its limits."""
@@ -603,7 +532,7 @@ class Session:
                 self.programs.append(self._program(entry, Done.SKIP, why or "no time", 0.0, 0.0))
         report = self.report(why)
         self._code = report.exit_code
-        self._write_files(report)
+        self._code = delivery.write_all(self.request, report, self.budget)
 
     def _remember(self) -> None:
         """Leave for the next run who has not gone."""
@@ -621,61 +550,12 @@ class Session:
 
     def report(self, why: str) -> Bench:
         """All that is known."""
-        provenance = self.provenance()
-        began = datetime.now(UTC).astimezone() - timedelta(seconds=self.budget.elapsed_s())
         programs = [
             replace(program, conditions=self.meter.conditions(self.gpus, self._spans.get(program.program)))
             for program in self.programs
         ]
-        made = Bench(
-            schema=SCHEMA,
-            probe_version=__version__,
-            host=socket.gethostname(),
-            started_at=began.isoformat(timespec="milliseconds"),
-            time_s=self.request.time_s,
-            elapsed_s=round(self.budget.elapsed_s(), 3),
-            exit_code=0,
-            partial=bool(why),
-            notes=tuple(([f"{why} after {self.budget.elapsed_s():.1f} s"] if why else []) + self.notes),
-            provenance=provenance,
-            programs=tuple(programs),
-            results=limits.with_limits(self.results, provenance),
-        )
-        comparison: Comparison | None = None
-        if self.request.baseline is not None:
-            comparison = baseline.compare(self.request.baseline, made, self.request.compare, self.request.tolerance)
-        made = replace(made, comparison=comparison)
-        return replace(made, exit_code=exit_code(made, why))
-
-    def _write_files(self, report: Bench) -> None:
-        from probe.measure import json as bench_json
-        from probe.measure import text
-
-        encoded = bench_json.encode(report)
-        problems = []
-        wanted: list[tuple[str, Callable[[], bytes]]] = [
-            (path, lambda: encoded) for path in (self.request.json, self.request.save) if path and path != files.STDOUT
-        ]
-        if self.request.html:
-            wanted.append((self.request.html, lambda: _page(report)))
-        for path, content in wanted:
-            try:
-                files.replace(path, content())
-            except OSError as error:
-                problems.append(f"{path} was not written: {error.strerror or error}")
-        if self.request.json == files.STDOUT:
-            out = encoded
-        else:
-            from probe.report.text import use_colour
-
-            out = text.render(report, colour=use_colour(os.isatty(1), os.environ)).encode("utf-8", "replace")
-        write(1, out, max(time.monotonic() + 0.05, self.budget.began_at + self.budget.write_s))
-        if problems:
-            self._code = exits.code(CURRENT.column, "undetermined")
-            said = "".join(f"probe: {problem}\n" for problem in problems)
-            write(2, said.encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
-        for line in self.request.loaded.warnings:
-            write(2, f"probe: {line}\n".encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
+        known = delivery.Known(self.provenance(), tuple(programs), tuple(self.results), tuple(self.notes))
+        return delivery.report(self.request, known, self.budget, why)
 
     def _tidy(self) -> None:
         self.progress.stop()
@@ -688,20 +568,3 @@ class Session:
         self._tidy()
         write(2, f"probe: nothing measured: {reason}\n".encode("utf-8", "replace"), time.monotonic() + 0.5)
         os._exit(exits.code(CURRENT.column, "undetermined"))
-
-
-def _page(report: Bench) -> bytes:
-    from probe.measure import page
-
-    return page.render(report).encode("utf-8", "replace")
-
-
-def exit_code(report: Bench, why: str) -> int:
-    """In the caller's column: interrupted, else a regression, else a program that could not run."""
-    if why in INTERRUPTS.values():
-        return exits.code(CURRENT.column, why)
-    if report.comparison is not None and report.comparison.regressions:
-        return exits.code(CURRENT.column, "unhealthy")
-    if why or any(program.status is Done.FAIL for program in report.programs):
-        return exits.code(CURRENT.column, "undetermined")
-    return exits.code(CURRENT.column, "healthy")

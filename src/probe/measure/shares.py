@@ -8,6 +8,14 @@ from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
+PLANNED, SLACK_S = 0.95, 0.3
+"""Of the time that is left this much is shared out: the case in hand when a share ends is finished and verified."""
+GRACE = 1.5
+"""A program that takes so many times its share, and `GRACE_S`, hangs: verification is not in what it plans."""
+GRACE_S = 4.0
+FORK_S = 0.6
+"""Of each share: until a forked process has its context (on an H100: 0.46 s; without one, on a busy core, 0.3)."""
+
 
 class Entry(Struct, frozen=True):
     """One program of the list."""
@@ -54,3 +62,14 @@ def share_s(entry: Entry, following: Iterable[Entry], left_s: float) -> float:
     weights = entry.weight + sum(other.weight for other in following)
     share = left_s * entry.weight / weights
     return share if share >= entry.least_s else 0.0
+
+
+def planned_s(left_s: float) -> float:
+    """What may be shared out of the time that is left."""
+    return max(0.0, left_s * PLANNED - SLACK_S)
+
+
+def times(share_s: float) -> tuple[float, float]:
+    """Of a share: what the child may plan with, and after which time it is killed."""
+    left_s = max(0.2, share_s - FORK_S)
+    return left_s, left_s * GRACE + GRACE_S

@@ -11,8 +11,10 @@
 GPUs share a line, which shows the slowest; collectives are a table of their own, sizes by operations.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
+from probe.cluster.hosts import fold
 from probe.measure.model import Bench, Change, Condition, Done, Program, Result
 from probe.redact import clean, redact
 
@@ -21,12 +23,13 @@ SHOWN_CHECKS = 6
 REASONS = {0x8: "hardware slowdown", 0x20: "heat", 0x40: "heat (hardware)", 0x80: "power brake", 0x4: "power cap"}
 """Of NVML's clocks event reasons those that cost speed."""
 COLOURS = {"good": 32, "bad": 31, "dim": 2, "bold": 1}
+OURS = re.compile(r"(\x1b\[\d{1,2}m)")
 Paint = Callable[[str, str], str]
 
 
 def render(report: Bench, *, colour: bool = False) -> str:
     paint: Paint = (lambda how, text: f"\x1b[{COLOURS[how]}m{text}\x1b[0m") if colour else (lambda how, text: text)
-    lines = [paint("bold", headline(report)), *(paint("bad", line) for line in notes(report))]
+    lines = [paint("bold", headline(report)), *hosts(report), *(paint("bad", line) for line in notes(report))]
     if report.comparison is not None:
         lines += comparison(report, paint)
     for program in report.programs:
@@ -35,7 +38,8 @@ def render(report: Bench, *, colour: bool = False) -> str:
 
 
 def clean_line(line: str, colour: bool) -> str:
-    return line if colour else clean(line)
+    """Without control characters but those of our own colours: others' words are in it."""
+    return "".join(part if colour and OURS.fullmatch(part) else clean(part) for part in OURS.split(line))
 
 
 def headline(report: Bench) -> str:
@@ -45,6 +49,15 @@ def headline(report: Bench) -> str:
     parts += [f"torch {where.torch}"] if where.torch else []
     partial = " (partial)" if report.partial else ""
     return f"probe bench: {', '.join(parts)}; {report.elapsed_s:.1f} s{partial}"
+
+
+def hosts(report: Bench) -> list[str]:
+    """Where the ranks were, if not on this host alone."""
+    where = report.provenance
+    if not where.hosts:
+        return []
+    backend = f", {where.backend}" if where.backend else ""
+    return [f"hosts: {fold(host.host for host in where.hosts)} ({where.launcher}{backend})"]
 
 
 def notes(report: Bench) -> list[str]:
@@ -129,10 +142,17 @@ def _block(program: Program, results: Sequence[Result], paint: Paint) -> list[st
         lines = _checks(head, results)
     else:
         lines = [_heading(head, program.program, results), *(_row(group, paint) for group in by_case(results))]
+    lines += [paint("dim", f"  limit {words}") for words in unknown(results)]
     if program.left_out:
         first, more = program.left_out[0], len(program.left_out) - 1
         lines.append(paint("dim", f"  left out: {first}{f' (and {more} more)' if more else ''}"))
     return lines
+
+
+def unknown(results: Iterable[Result]) -> list[str]:
+    """Why figures have no limit beside them, each reason once."""
+    sources = (one.limit_source for one in results if one.limit is None)
+    return list(dict.fromkeys(source for source in sources if source.startswith("unknown")))
 
 
 def _heading(head: str, name: str, results: Sequence[Result]) -> str:
@@ -189,12 +209,15 @@ def _collectives(head: str, results: Sequence[Result]) -> list[str]:
     ops = list(dict.fromkeys(str(one.data["op"]) for one in results))
     sizes = sorted({int(str(one.data["size_bytes"])) for one in results})
     cells = {(one.data["size_bytes"], one.data["op"]): one for one in results}
-    ranks = results[0].data["ranks"] if results else 0
-    lines = [f"{head}  over {ranks} ranks: busbw in GB/s (time of one call){_limits(results)}"]
+    limits = {str(one.data["op"]): one.limit for one in results}
+    lines = [f"{head}  over {results[0].data['ranks']} ranks: busbw in GB/s (time of one call)"]
     lines.append(f"  {'':<9}" + "".join(f"{op:>20}" for op in ops))
     for size in sizes:
         row = "".join(f"{_cell(cells.get((size, op))):>20}" for op in ops)
         lines.append(f"  {size_name(size):<9}{row}")
+    if any(limits.values()):
+        shown = (figure(limit, "GB/s") if (limit := limits[op]) else "-" for op in ops)
+        lines.append(f"  {'limit':<9}" + "".join(f"{value:>20}" for value in shown))
     return lines
 
 

@@ -99,10 +99,17 @@ _TASK: "dict[str, Callable[[Any], bool]]" = {
     "ifname": _word(NAME),
     "nproc": _whole(1, MOST_RANKS),
     "seed": _COUNT,
-    "sizes_bytes": _sizes,
-    "rates_bytes": _sizes,
     "timeout_s": _seconds,
     "limit_s": _seconds,
+}
+_TESTING = {**_TASK, "sizes_bytes": _sizes, "rates_bytes": _sizes}
+_PLACE: "dict[str, Callable[[Any], bool]]" = {
+    "first_rank": _COUNT,
+    "ranks": _whole(1, 1 << 20),
+    "first_local": _whole(0, MOST_RANKS),
+    "locals": _whole(1, MOST_RANKS),
+    "address": _address,
+    "port": _PORT,
 }
 VERBS: "dict[str, dict[str, Callable[[Any], bool]]]" = {
     "hello": {"deadline_s": _seconds, "ifname": _word(NAME)},
@@ -112,7 +119,7 @@ VERBS: "dict[str, dict[str, Callable[[Any], bool]]]" = {
     "listen": {"job": _COUNT, "address": _address, "port": _PORT},
     "connect": {"job": _COUNT, "address": _address, "port": _PORT, "timeout_s": _seconds},
     "world": {
-        **_TASK,
+        **_TESTING,
         "run_id": _word(HEX),
         "nodes": _whole(1, 1 << 16),
         "address": _address,
@@ -121,15 +128,8 @@ VERBS: "dict[str, dict[str, Callable[[Any], bool]]]" = {
         "local_address": _address,
         "join_timeout_s": _whole(1, 86400),
     },
-    "round": {
-        **_TASK,
-        "first_rank": _COUNT,
-        "ranks": _whole(1, 1 << 20),
-        "first_local": _whole(0, MOST_RANKS),
-        "locals": _whole(1, MOST_RANKS),
-        "address": _address,
-        "port": _PORT,
-    },
+    "round": {**_TESTING, **_PLACE},
+    "measure": {**_TASK, **_PLACE, "share_s": _seconds},
     "cancel": {"job": _COUNT},
     "stop": {},
 }
@@ -275,7 +275,7 @@ class Agent:
         try:
             self.zygote = self.children.start(
                 "zygote",
-                {"programs": {"collective": os.path.join(FOLDER, "collective.py")}},
+                {"programs": {name: os.path.join(FOLDER, f"{name}.py") for name in ("collective", "measure")}},
                 worker="importer",
                 python=site.python,
                 version=version,
@@ -343,25 +343,25 @@ class Agent:
         for listener in self.listeners.values():
             listener.close()
         self.listeners.clear()
-        self._fork(command, "torchrun", job, command["local_address"])
+        self._fork(command, "collective", "torchrun", job, command["local_address"])
 
     def _round(self, command: "dict[str, Any]") -> None:
-        for local in range(command["first_local"], command["first_local"] + command["locals"]):
-            job = {
-                **self._task(command),
-                "task": "rank",
-                "rank": command["first_rank"] + local,
-                "local": local,
-                **{name: command[name] for name in ("ranks", "address", "port")},
-            }
-            self._fork(command, str(local), job, self.address)
+        self._fork_ranks(command, "collective", self._task(command))
+
+    def _measure(self, command: "dict[str, Any]") -> None:
+        self._fork_ranks(command, "measure", {**self._task(command), "share_s": command["share_s"]})
 
     @staticmethod
     def _task(command: "dict[str, Any]") -> "dict[str, Any]":
-        names = ("backend", "nproc", "seed", "sizes_bytes", "rates_bytes", "timeout_s", "limit_s")
-        return {name: command[name] for name in names}
+        return {name: command[name] for name in _TESTING if name in command and name not in ("job", "ifname")}
 
-    def _fork(self, command: "dict[str, Any]", name: str, job: "dict[str, Any]", address: str) -> None:
+    def _fork_ranks(self, command: "dict[str, Any]", program: str, task: "dict[str, Any]") -> None:
+        for local in range(command["first_local"], command["first_local"] + command["locals"]):
+            place = {name: command[name] for name in ("ranks", "address", "port")}
+            job = {**task, **place, "task": "rank", "rank": command["first_rank"] + local, "local": local}
+            self._fork(command, program, str(local), job, self.address)
+
+    def _fork(self, command: "dict[str, Any]", program: str, name: str, job: "dict[str, Any]", address: str) -> None:
         if self.zygote is None:
             self.say("end", job=command["job"], process=name, text="torch is not there")
             return
@@ -372,7 +372,7 @@ class Agent:
             target=str(command["job"]),
             limit_s=command["limit_s"],
             environment=steering(command, address),
-            program="collective",
+            program=program,
         )
         self.jobs[process] = (command["job"], name)
         self.limits[command["job"]] = time.monotonic() + command["limit_s"] + 0.5

@@ -19,7 +19,6 @@ Standard library, torch and the files beside this one; Python >= 3.9.
 from __future__ import annotations
 
 import os
-import socket
 import time
 from datetime import timedelta
 from typing import Any
@@ -107,33 +106,10 @@ class Rank:
             options["device_id"] = self.device
         self.step("store")
         if self.job["task"] == "rank":
-            store = self._store(timeout)
+            store = self.child.load(os.path.join(FOLDER, "store.py")).meet(self.say, self.job, timeout)
             options.update(store=self.dist.PrefixStore("round", store), rank=self.rank, world_size=self.ranks)
         self.step("init")
         self.dist.init_process_group(**options)
-
-    def _store(self, timeout: timedelta) -> Any:
-        """This round's store: the first rank's, on a port of the chosen address that nobody else can have."""
-        address, port = self.job["address"], self.job["port"]
-        if self.rank:
-            return self.dist.TCPStore(address, port, self.ranks, is_master=False, timeout=timeout)
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # --port: the last round's is in TIME_WAIT
-        listener.bind((address, port))
-        listener.listen(min(4096, 2 * self.ranks + 16))
-        port = listener.getsockname()[1]
-        store = self.dist.TCPStore(
-            address,
-            port,
-            self.ranks,
-            is_master=True,
-            timeout=timeout,
-            wait_for_workers=False,
-            master_listen_fd=listener.detach(),
-        )
-        self.say("store", address=address, port=port)
-        return store
 
     # -- what is verified ---------------------------------------------------------------------------------------------
 

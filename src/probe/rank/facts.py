@@ -33,6 +33,7 @@ def gather(ifname: str, given_address: str) -> "dict[str, Any]":
         "machine": machine(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "gpus": len(visible_gpus()),
         "environment": environment(),
@@ -51,6 +52,13 @@ def machine() -> str:
     except OSError:
         namespace = 0
     return f"{_read('/proc/sys/kernel/random/boot_id')}/{namespace}"
+
+
+def cpu_model() -> str:
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()[:200]
+    return platform.machine()
 
 
 def visible_gpus() -> "list[str]":
@@ -150,6 +158,14 @@ def _read(path: str) -> str:
             return file.read(256).strip()
     except OSError:  # a veth or a virtual function has no speed: EINVAL
         return ""
+
+
+def _lines(path: str) -> "list[str]":
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
 
 
 def _number(text: str) -> int:

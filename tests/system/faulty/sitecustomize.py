@@ -2,7 +2,8 @@
 
 ``LAB_FAULT``: what the ranks do at their first all-reduce: kill, stop, segv, hang (for ever, and say nothing); or wrong
 (every collective sends a wrong word), sleep (every all-reduce waits). ``LAB_FROM``: only in worlds of so many ranks;
-``LAB_IN=torchrun``: only in ranks that torchrun started.
+``LAB_IN=torchrun``: only in ranks that torchrun started; ``LAB_AFTER``: so many all-reduces of 64-bit words are well
+before the first fault (a bench begins each case with one).
 
 ``LAB_PRODUCT``: what a matrix product does on the GPU of which ``LAB_GPU`` is the UUID: hang, crash, or wrong (one bit
 of one word). The program under test knows nothing of either.
@@ -25,13 +26,16 @@ def spoil_collectives(module: Any) -> None:
     """Wrap the two collectives of torch.distributed."""
     fault = os.environ["LAB_FAULT"]
     plain_reduce, plain_gather = module.all_reduce, module.all_gather
+    agreed = 0
 
     def well() -> bool:
         elsewhere = os.environ.get("LAB_IN") == "torchrun" and "TORCHELASTIC_RUN_ID" not in os.environ
         return elsewhere or module.get_world_size() < int(os.environ.get("LAB_FROM", "1"))
 
     def all_reduce(tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        if well():
+        nonlocal agreed
+        agreed += tensor.dtype.itemsize == 8
+        if agreed <= int(os.environ.get("LAB_AFTER", "-1")) or well():
             return plain_reduce(tensor, *args, **kwargs)
         if fault in SIGNALS:
             os.kill(os.getpid(), SIGNALS[fault])

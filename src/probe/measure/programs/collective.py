@@ -52,6 +52,10 @@ MODULUS = 251
 """Inputs are 1 to 251, times 1 to 4 by the rank: sums over 16,000 ranks are exact in fp32's 24 bits."""
 
 
+OVER, NOT_THIS, MEASURE = -1, 0, 1
+"""What rank 0 chooses for a case: the share is used up, this one does not fit in what is left of it, or go."""
+
+
 class Op(NamedTuple):
     name: str
     factor: Callable[[int], float]
@@ -74,12 +78,22 @@ def main(child: Any, job: dict[str, Any], method: Any) -> None:
     device = method.open_device(child, job)
     clock = method.Clock(job["share_s"])
     group = child.load(job["group"]).join(child, job)
-    cases = [(op, size) for size in SIZES[device.kind] for op in OPS]
+    sizes = dict.fromkeys(rounded(size, group.world) for size in SIZES[device.kind])
+    cases = [(op, size) for size in sizes for op in OPS]
     costs: dict[str, float] = {}
+    over = False
     for at, (op, size) in enumerate(cases):
-        Case(child, method, device, group, op, size, costs).run(clock, len(cases) - at)
+        case = Case(child, method, device, group, op, size, costs)
+        over = over or not case.run(clock, len(cases) - at)
+        if over:
+            case.leave_out("no time")
     child.step("leaving the group")
     group.leave()
+
+
+def rounded(size: int, n: int) -> int:
+    """A multiple of the ranks in words, as nccl-tests rounds it, with a word of each rank at least."""
+    return max(1, size // 4 // n) * n * 4
 
 
 class Case:
@@ -90,33 +104,39 @@ class Case:
     ) -> None:
         self._child, self._method, self._device, self._group, self._costs = child, method, device, group, costs
         self.op = op
-        n = group.world
-        self.words = size // 4 // n * n
-        """A multiple of the ranks, as nccl-tests rounds it."""
-        self.size = self.words * 4
+        self.words = size // 4
+        self.size = size
         self.name = f"{op.name} {size_name(size)}"
         self._mine = self._pattern(group.rank, device.torch)
 
-    def run(self, clock: Any, cases_left: int) -> None:
+    def run(self, clock: Any, cases_left: int) -> bool:
+        """Measure it, or leave it out; False: the share is used up, for this case and all that follow."""
         self._child.step(self.name)
         need = 4 * (self.op.sent(self.words, self._group.world) + self.op.received(self.words, self._group.world))
         part_s = clock.part_s(cases_left)
         fits = need < self._device.free_bytes() / (1 if self._device.is_cuda else self._group.world)
-        if not self.agree(int(fits), all_ranks=True):
-            self._leave_out("not enough memory")
-            return
         known = self._costs.get(self.op.name, FIRST_GUESS[self._device.kind])
-        if not self.agree(int(known * self.size * self._method.FEWEST < clock.left_s() / 2 and part_s > 0)):
-            self._leave_out("no time")
-            return
+        holds = known * self.size * self._method.FEWEST < clock.left_s() / 2
+        choice = self.agree(OVER if not part_s else MEASURE if holds else NOT_THIS)
+        if choice == OVER:
+            return False
+        if choice == NOT_THIS:
+            self.leave_out("no time")
+        elif not self.agree(int(fits), all_ranks=True):
+            self.leave_out("not enough memory")
+        else:
+            self._measure(clock, part_s)
+        return True
+
+    def _measure(self, clock: Any, part_s: float) -> None:
         began = time.perf_counter()
         self._sent = torch.empty(self.op.sent(self.words, self._group.world), device=self._device.torch)
         self._got = torch.empty(self.op.received(self.words, self._group.world), device=self._device.torch)
         self._fill()
         call = self._call()
-        seconds = self._time(call, part_s)
+        seconds = self._time(call, part_s, clock)
         if seconds is None:
-            self._leave_out("no time")
+            self.leave_out("no time")
             return
         self._fill()
         call()
@@ -134,7 +154,7 @@ class Case:
             dist.broadcast(word, 0)
         return int(word.item())
 
-    def _leave_out(self, why: str) -> None:
+    def leave_out(self, why: str) -> None:
         if self._group.rank == 0:
             self._method.leave_out(self._child, "", self.name, why)
 
@@ -156,7 +176,7 @@ class Case:
 
     # -- timing -------------------------------------------------------------------------------------------------------
 
-    def _time(self, call: Callable[[], Any], part_s: float) -> list[float] | None:
+    def _time(self, call: Callable[[], Any], part_s: float, clock: Any) -> list[float] | None:
         """Seconds per call, a number a sample; None when rank 0 says that there is no time for it."""
         call()
         self._sample(call, 1)
@@ -166,7 +186,9 @@ class Case:
         in_graph = self._device.is_cuda and self.size <= GRAPH_BYTES
         calls = self.agree(GRAPH_CALLS if in_graph else self._calls(one_s))
         sample_s = one_s * calls + around_s
-        fits = self._method.FEWEST * sample_s < part_s * self._method.PATIENCE
+        fewest_s = self._method.FEWEST * sample_s
+        # the patience is for what other cases left over: the last ones have no more than what is left
+        fits = fewest_s < part_s * self._method.PATIENCE and fewest_s + AROUND * sample_s < clock.left_s()
         samples = self.agree(max(self._method.FEWEST, min(MOST_SAMPLES, int(0.7 * part_s / sample_s))) if fits else 0)
         if not samples:
             return None

@@ -1,8 +1,8 @@
-"""One rank's place in a process group: NCCL between GPUs, gloo between CPUs, on this host's loopback.
+"""One rank's place in a process group: NCCL between GPUs, gloo between CPUs.
 
-The ranks meet through a file of the run's own folder, so that nobody listens for them; what NCCL and gloo open
-themselves is bound to the loopback interface. Under another launcher (``RANK``, ``MASTER_ADDR`` and the like are set,
-and the job says ``"store": "env"``) they meet as that launcher says. Standard library and torch only, Python >= 3.9.
+On one host the ranks meet through a file of the run's own folder, so that nobody listens for them, and what NCCL and
+gloo open themselves is bound to the loopback interface. Across hosts they meet in the store that `job["meet"]`, a file
+of the gate's, opens, and the agents have chosen the interface. Standard library and torch only, Python >= 3.9.
 """
 
 from __future__ import annotations
@@ -42,10 +42,19 @@ class Group:
     wait = told
 
     def leave(self) -> None:
-        """Once all are done: a rank that leaves early takes its connections with it."""
-        self._store.set(f"done {self.rank}", "1")
-        for rank in range(self.world):
-            self._store.get(f"done {rank}")
+        """Once all are done: a rank that leaves early takes its connections with it, the first one the store too."""
+        if self.rank:
+            self._store.set(f"done {self.rank}", "1")
+            self._store.get("all done")
+            self._store.set(f"left {self.rank}", "1")
+            return
+        self._heard("done")
+        self._store.set("all done", "1")
+        self._heard("left")
+
+    def _heard(self, word: str) -> None:
+        for rank in range(1, self.world):
+            self._store.get(f"{word} {rank}")
 
 
 def join(child: Any, job: dict[str, Any]) -> Group:
@@ -53,16 +62,19 @@ def join(child: Any, job: dict[str, Any]) -> Group:
     limit = timedelta(seconds=job["limit_s"])
     rank, world = int(job["rank"]), int(job["world"])
     child.step("init_process_group", job.get("target", ""))
+    store = _store(child, job, limit)
     options: dict[str, Any] = {"rank": rank, "world_size": world, "timeout": limit}
-    if job["store"] == "env":
-        dist.init_process_group("nccl" if job["device"] == "cuda" else "gloo", init_method="env://", timeout=limit)
-        store = dist.distributed_c10d._get_default_store()  # noqa: SLF001 - there is no public way to it
-        return Group(dist.PrefixStore("probe", store), dist.get_rank(), dist.get_world_size())
-    os.environ.update(LOOPBACK)
-    store = dist.FileStore(job["store"], world)
-    store.set_timeout(limit)
     if job["device"] == "cuda":
         options["device_id"] = torch.device("cuda", int(job.get("index", 0)))
     backend = "nccl" if job["device"] == "cuda" else "gloo"
     dist.init_process_group(backend, store=dist.PrefixStore("torch", store), **options)
     return Group(dist.PrefixStore("probe", store), rank, world)
+
+
+def _store(child: Any, job: dict[str, Any], limit: timedelta) -> Any:
+    if "meet" in job:
+        return child.load(job["meet"]).meet(child.say, job, limit)
+    os.environ.update(LOOPBACK)
+    store = dist.FileStore(job["store"], int(job["world"]))
+    store.set_timeout(limit)
+    return store
