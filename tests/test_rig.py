@@ -1,6 +1,7 @@
 """Who is started, and who is not: the rig with children that only note that they were asked for."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,20 +38,20 @@ class Noted:
         self.started.append((worker, target))
 
 
-def rig(children: Any, *stuck: Leaving) -> Rig:
+def rig(children: Any, state: Path, *stuck: Leaving) -> Rig:
     launch = Launch(children, Budget(0.0, 1e9))
     launch.processes["torch"] = object()  # type: ignore[assignment]  # a zygote, of which nothing is asked here
     expected = expect(Facts(gpus_expect=2))
     plan = make(Config(), expected, load(), only=(), skip=(), torch_missing="")
     setup = Setup(plan, computing=True, cpu_workers=0, test_busy=False, mps_pipe="", visible=None)
     context = Context(expected=expected, facts=Facts(), stuck=stuck)
-    return Rig(setup, launch, context, StateFolder("/nowhere"))
+    return Rig(setup, launch, context, StateFolder(str(state)))
 
 
-async def test_no_child_is_started_where_one_of_an_earlier_run_is_stuck() -> None:
+async def test_no_child_is_started_where_one_of_an_earlier_run_is_stuck(state: Path) -> None:
     """Neither of the CUDA rung nor of torch; the other GPU's are."""
     children = Noted()
-    made = rig(children, Leaving(17, 1, "cuda", A, 0.0))
+    made = rig(children, state, Leaving(17, 1, "cuda", A, 0.0))
     for target in (A, B):
         made._start_cuda(Target(target))
         made._want("torch", target)
