@@ -163,34 +163,39 @@ class LabHost:
             )
 
     def loses(self, percent: float) -> None:
-        """So many of the packets that leave it are lost, at random.
+        """So many of the packets that leave it are lost, at random; ssh's go another way, by a network for management.
 
         A filter in direct action: its classic BPF program returns what becomes of the packet. netem, which is made for
         this, is in fewer kernels.
         """
         below = int(percent / 100 * (1 << 32))
         program = (
+            (0x28, 0, 0, 34),  #              ldh [34]: the source port, behind 14 bytes of Ethernet and 20 of IPv4
+            (0x15, 3, 0, 22),  #              jeq #22, skip three: sshd's
             (0x20, 0, 0, 0xFFFFF000 + 56),  # ld [SKF_AD_OFF + SKF_AD_RANDOM]: 32 random bits
-            (0x35, 1, 0, below),  #           jge #below, skip one: most packets
+            (0x35, 1, 0, below),  #           jge #below, skip one
             (0x06, 0, 0, 2),  #               ret TC_ACT_SHOT: it is dropped, and counted
             (0x06, 0, 0, 0),  #               ret TC_ACT_OK
         )
         code = f"{len(program)}," + ",".join(" ".join(map(str, words)) for words in program)
-        self.inside("tc", "qdisc", "add", "dev", "eth0", "clsact")
-        self.inside("tc", "filter", "add", "dev", "eth0", "egress", "bpf", "da", "bytecode", code)
+        self.tc("qdisc add dev eth0 clsact")
+        self.tc("filter add dev eth0 egress bpf da bytecode", code)
 
     def slow(self, rate: str, other: "LabHost | None" = None) -> None:
         """All that leaves it, or only what goes to `other`, goes at most at `rate`."""
         if other is None:
-            limit = ("burst", "64kbit", "latency", "400ms")
-            self.inside("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, *limit)
+            self.tc(f"qdisc add dev eth0 root tbf rate {rate} burst 64kbit latency 400ms")
             return
-        self.inside("tc", "qdisc", "add", "dev", "eth0", "root", "handle", "1:", "htb")  # no default: unshaped
-        self.inside("tc", "class", "add", "dev", "eth0", "parent", "1:", "classid", "1:1", "htb", "rate", rate)
-        to_other = ("match", "ip", "dst", f"{other.address}/32")
-        self.inside(
-            "tc", "filter", "add", "dev", "eth0", "parent", "1:", "protocol", "ip", "u32", *to_other, "flowid", "1:1"
-        )
+        self.tc("qdisc add dev eth0 root handle 1: htb")  # no default class: the rest is not shaped
+        self.tc(f"class add dev eth0 parent 1: classid 1:1 htb rate {rate}")
+        self.tc(f"filter add dev eth0 parent 1: protocol ip u32 match ip dst {other.address}/32 flowid 1:1")
+
+    def tc(self, words: str, *more: str) -> None:
+        """Traffic control, as far as this kernel has it."""
+        try:
+            self.inside("tc", *words.split(), *more)
+        except RuntimeError as error:
+            missing(str(error))
 
     def beyond_reach(self) -> None:
         """What the controller sends it, and it sends to the controller, gets nowhere: only other hosts reach it."""

@@ -437,6 +437,8 @@ def _why(error: BaseException, made: Any) -> NotReached:
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)  # asyncio's own words name the address, and not what is wrong
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
