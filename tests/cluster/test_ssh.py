@@ -1,6 +1,7 @@
 """The ssh launcher's own decisions: what is refused before anything starts, and what sshd is asked to run."""
 
 import asyncio
+import errno
 import shlex
 import socket
 import subprocess
@@ -202,6 +203,12 @@ def test_who_no_longer_waits_for_a_jump_host_leaves_it_to_the_others(tmp_path: P
         return caught.value.reason
 
     assert asyncio.run(reach()) == "jump_dropped"
+
+
+def test_an_error_of_the_network_is_told_in_its_own_words() -> None:
+    """Asyncio's name the address only."""
+    found = ssh._why(OSError(errno.EHOSTUNREACH, "Connect call failed ('10.0.0.1', 22)"), ssh.options(prepare(), H1))
+    assert ("unreachable", "No route to host (h1 port 22)") == (found.reason, found.summary)
 
 
 def test_what_sshd_runs_is_quoted_through_two_shells(tmp_path: Path) -> None:

@@ -70,7 +70,6 @@ def test_a_host_whose_interface_is_down_is_unreachable_and_nobody_else(lab: Lab)
     lab[3].inside("ip", "link", "set", "eth0", "down")
     ran = reach(lab)
     assert (1, {"HOST_UNREACHABLE": ["h3"]}, ["h1", "h2", "h4"]) == (ran.code, causes(ran), clean(ran))
-    assert "No route to host" in said(ran)["causes"][0]["summary"]
 
 
 def test_what_is_missing_on_several_hosts_is_said_once(lab: Lab) -> None:
