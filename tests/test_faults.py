@@ -248,7 +248,11 @@ EVIDENCE += [
                 "auth:SSH_AUTH_FAILED host_key_unknown:SSH_HOST_KEY_UNKNOWN host_key_changed:SSH_HOST_KEY_CHANGED "
                 "dropped:SSH_DROPPED ssh:SSH_FAILED no_python:AGENT_NO_PYTHON agent_not_started:AGENT_NO_PYTHON "
                 "old_python:AGENT_OLD_PYTHON no_probe:AGENT_NO_PROBE other_version:AGENT_OTHER_VERSION "
-                "agent_failed:AGENT_FAILED lost:AGENT_LOST no_address:NO_ADDRESS"
+                "agent_failed:AGENT_FAILED lost:AGENT_LOST no_address:NO_ADDRESS "
+                "jump_unreachable:JUMP_HOST_DOWN jump_refused:JUMP_HOST_DOWN jump_name:JUMP_HOST_DOWN "
+                "jump_dropped:JUMP_HOST_DOWN jump_login_slow:JUMP_HOST_DOWN jump_ssh:JUMP_HOST_DOWN "
+                "jump_host_key_unknown:JUMP_HOST_KEY jump_host_key_changed:JUMP_HOST_KEY "
+                "jump_auth:JUMP_HOST_LOGIN jump_forbids:JUMP_HOST_LOGIN"
             ),
         ),
         ("gate.reach", "warn", "same_machine:SAME_MACHINE"),
@@ -266,7 +270,8 @@ EVIDENCE += [
             (
                 "agent_lost:AGENT_LOST rank_killed:RANK_KILLED rank_crashed:RANK_CRASHED rank_stopped:RANK_STOPPED "
                 "rank_failed:RANK_FAILED absent:HOST_ABSENT wrong_data:HOST_WRONG_DATA host_bad:HOST_BAD "
-                "fails_alone:HOST_FAILS_ALONE nccl_interface:NCCL_WRONG_INTERFACE world_slow:WORLD_SLOW"
+                "fails_alone:HOST_FAILS_ALONE nccl_interface:NCCL_WRONG_INTERFACE world_slow:WORLD_SLOW "
+                "world_failed:WORLD_FAILED"
             ),
         ),
         ("gate.world", "warn", "host_slow:HOST_SLOW rendezvous:RENDEZVOUS_UNREACHABLE"),

@@ -12,9 +12,9 @@ from probe.cluster.hosts import Host
 from probe.cluster.judge import Head, Wants, report
 from probe.cluster.ledger import Ledger, Problem
 from probe.cluster.localise import Kind, Planner, Result
-from probe.cluster.model import GateReport, HostState, Phase
+from probe.cluster.model import GateReport, HostState, Phase, RoundReport
 from probe.report import gate as text
-from tests.cluster.hearing import member
+from tests.cluster.hearing import facts, member
 
 HEAD = Head("here", "shell", strict=False, budget_s=120.0, elapsed_s=9.0, started_at="2026-01-01T00:00:00Z", ended="")
 Works = Callable[[Sequence[int]], Result]
@@ -112,6 +112,29 @@ def test_a_partition_is_explained_by_what_tells_its_groups_apart() -> None:
     assert {"ready"} == {host.state for host in found.hosts}
 
 
+def test_what_tells_a_bad_host_apart_from_all_others_stands_beside_it() -> None:
+    """And what two hosts differ in that fail together; a difference that others share explains nothing."""
+    made = ledger(6, without(2))
+    for n, one in enumerate(made.players):
+        one.importer = {"nccl": "2.27.3" if n == 2 else "2.28.9"}
+        one.facts = facts(mtu=9000 if n in (1, 2) else 1500, kernel=f"6.{n}")
+    bad = next(host for host in judged(made).hosts if host.host == "h3")
+    assert bad.reason.endswith("both certified; they differ in nccl: 2.28.9 on h[1-2,4-6]; 2.27.3 on h3")
+    made = ledger(2, lambda group: Result(ok=len(group) == 1))
+    for n, one in enumerate(made.players):
+        one.facts = facts(environment={"NCCL_NET": "IB"} if n else {})
+    assert judged(made).causes[0].summary.endswith("they differ in NCCL_NET: not set on h1; IB on h2")
+
+
+def test_without_their_own_checks_hosts_still_differ_in_driver_and_gpus() -> None:
+    made = ledger(3, passes)
+    for n, one in enumerate(made.players):
+        one.facts = facts(gpus=8, driver="570.86.15" if n else "550.54.14")
+    found = judged(made)
+    assert ["hosts differ in driver: 570.86.15 on h[2-3]; 550.54.14 on h1"] == [one.summary for one in found.causes]
+    assert "8" == found.hosts[0].facts["gpus"]
+
+
 def test_hosts_that_differ_only_in_numbers_and_addresses_share_a_cause() -> None:
     out = {
         f"h{n}": Problem(HostState.UNREACHABLE, "gate.reach", f"late by {n} s (10.0.0.{n})", {"reason": "refused"})
@@ -157,6 +180,17 @@ def test_a_phase_that_was_asked_for_is_all_that_counts(until: str) -> None:
     assert ("ready_without", ("h1", "h3")) == (found.verdict, found.clean_hosts)
     made.out = {}
     assert "ready" == judged(made, until).verdict
+
+
+def test_a_world_that_failed_is_not_ready_though_nobody_was_to_say_why() -> None:
+    """With --until world: known to fail, and no host is blamed."""
+    made = ledger(3)
+    made.planner, made.phase = Planner(3, names=["h1", "h2", "h3"]), Phase.WORLD
+    made.rounds.append(RoundReport(1, "world", (("h1", "h2", "h3"),), ("failed: no progress in init",), 6.0))
+    found = judged(made, until="world")
+    assert ("not_ready", 1) == (found.verdict, found.exit_code)
+    assert "the world of 3 hosts failed: no progress in init" == found.causes[0].summary
+    assert {"undetermined"} == {host.state for host in found.hosts}
 
 
 def test_no_host_that_can_be_reached_is_not_ready() -> None:

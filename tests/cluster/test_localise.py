@@ -546,6 +546,21 @@ def test_a_slow_link_is_named_with_what_was_measured() -> None:
     assert 5 not in found.confirmed
 
 
+def test_a_world_that_passed_too_slowly_certifies_nobody() -> None:
+    """A host that loses packets may pass with all, a thousand times slower, and fail with each: it is to blame."""
+    planner = Planner(4, local=False, min_busbw_gbps=0.03)
+    steps = planner.rounds()
+    asked = next(steps)
+    with suppress(StopIteration):
+        while True:
+            slow = 0.0002 if asked.kind is Kind.WORLD else 0.5
+            asked = steps.send(
+                [Result(asked.kind is Kind.WORLD or 2 not in one, busbw_gbps=slow) for one in asked.groups]
+            )
+    found = planner.diagnosis()
+    assert ({2}, (0, 1, 3)) == (set(found.bad), found.confirmed)
+
+
 def test_without_a_least_bandwidth_the_median_of_the_round_judges() -> None:
     """The world fails for another reason; the slow host comes to light among the others."""
     cluster = Cluster(24, bad=frozenset({10}), slow={3: 15.0})

@@ -21,6 +21,16 @@ def test_what_must_differ_is_not_compared() -> None:
     assert () == groups({host: {"NCCL_HOSTID": host} for host in ("h1", "h2")})
 
 
+def test_a_version_that_a_host_never_told_is_no_difference() -> None:
+    """It was lost before it had imported torch; a variable that it does not have is one."""
+    values = {**VALUES, "h4": {"kernel": "6.1"}}
+    found = {skew.key: {group.value: group.hosts for group in skew.groups} for skew in groups(values)}
+    assert {"2.28.9": ("h1", "h2"), "2.27.3": ("h3",)} == found["nccl"]
+    assert {"not set": ("h1", "h2", "h4"), "IB": ("h3",)} == found["NCCL_NET"]
+    assert "torch" not in found
+    assert ["NCCL_NET"] == [skew.key for skew in explains(groups(values), [["h1", "h2", "h4"], ["h3"]])]
+
+
 def test_in_words_hosts_are_folded() -> None:
     assert in_words(groups(VALUES)[0]) == "nccl: 2.28.9 on h[1-2]; 2.27.3 on h3"
 

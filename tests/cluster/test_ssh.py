@@ -1,5 +1,7 @@
 """The ssh launcher's own decisions: what is refused before anything starts, and what sshd is asked to run."""
 
+import asyncio
+import errno
 import shlex
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import pytest
 
 from probe.cluster import ssh
 from probe.cluster.hosts import Host
+from probe.cluster.launch import NotReached
 from probe.config import UsageError
 
 H1 = Host("h1", target="h1")
@@ -111,6 +114,101 @@ def test_all_names_that_do_not_exist_are_named_at_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with pytest.raises(UsageError, match=r"no such host: a\[1-2\]$|no such host: a\[1-2\] "):
         prepare(*(Host(name, target=name) for name in ("a1", "ok", "busy", "a2")))
+
+
+def behind(tmp_path: Path, text: str) -> ssh.Ssh:
+    config = tmp_path / "config"
+    config.write_text(text)
+    return prepare(config=str(config), user="me", port=2222)
+
+
+def way(found: ssh.Ssh) -> list[tuple[str, str, int]]:
+    return [(hop.name, hop.user, hop.port) for hop in ssh.jumps(found, ssh.options(found, H1))]
+
+
+def test_a_jump_host_s_own_jump_host_comes_before_it(tmp_path: Path) -> None:
+    """As ssh has it; and the user and port that are given for the hosts are not those of the jump hosts."""
+    found = behind(tmp_path, "Host h1\n  ProxyJump you@j2:22,j3\nHost j2\n  ProxyJump j1\n")
+    assert [("j1", "", 0), ("j2", "you", 22), ("j3", "", 0)] == way(found)
+    assert way(behind(tmp_path, "Host h1\n  ProxyJump none\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "named"), [("Host *\n  ProxyJump j1\n", "j1 is behind itself"), ("Host h1\n  ProxyJump j1:x\n", "j1:x")]
+)
+def test_a_way_that_is_none_is_refused(tmp_path: Path, config: str, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        way(behind(tmp_path, config))
+
+
+def test_a_jump_host_that_does_not_exist_is_named_and_those_behind_it_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(name: str, *_: Any, **__: Any) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, name)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    config = tmp_path / "config"
+    config.write_text("Host h1 h2\n  ProxyJump nowhere\n")
+    with pytest.raises(UsageError, match="no such host: nowhere "):
+        prepare(H1, Host("h2", target="h2"), config=str(config))
+
+
+def test_a_jump_host_that_fails_is_tried_once_for_all_behind_it(tmp_path: Path) -> None:
+    """One that closes every connection: a hundred hosts hear of its one attempt, and of the second that sshd is due."""
+    made = 0
+
+    async def drop(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal made
+        made += 1
+        writer.close()
+
+    async def reach_all() -> set[str]:
+        server = await asyncio.start_server(drop, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        config = tmp_path / "config"
+        config.write_text(f"Host h*\n  ProxyJump 127.0.0.1:{port}\n")
+        found = await asyncio.to_thread(prepare, config=str(config))
+        async with server, ssh.SshLauncher(found) as launcher:
+            names = [Host(f"h{n}", target=f"h{n}") for n in range(100)]
+            ends = await asyncio.gather(*map(launcher.open, names), return_exceptions=True)
+        assert all(isinstance(end, NotReached) for end in ends)
+        return {end.reason for end in ends if isinstance(end, NotReached)}
+
+    assert (asyncio.run(reach_all()), made) == ({"jump_dropped"}, 2)
+
+
+def test_who_no_longer_waits_for_a_jump_host_leaves_it_to_the_others(tmp_path: Path) -> None:
+    async def reach() -> str:
+        heard = asyncio.Event()
+
+        async def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            heard.set()
+            await gone.wait()
+            writer.close()
+
+        gone = asyncio.Event()
+        server = await asyncio.start_server(hold, "127.0.0.1", 0)
+        config = tmp_path / "config"
+        config.write_text(f"Host h*\n  ProxyJump 127.0.0.1:{server.sockets[0].getsockname()[1]}\n")
+        found = await asyncio.to_thread(prepare, config=str(config))
+        async with server, ssh.SshLauncher(found) as launcher:
+            first, second = (asyncio.ensure_future(launcher.open(Host(n, target=n))) for n in ("h1", "h2"))
+            await heard.wait()
+            first.cancel()
+            await asyncio.wait([first])
+            gone.set()
+            with pytest.raises(NotReached) as caught:
+                await second
+        return caught.value.reason
+
+    assert asyncio.run(reach()) == "jump_dropped"
+
+
+def test_an_error_of_the_network_is_told_in_its_own_words() -> None:
+    """Asyncio's name the address only."""
+    found = ssh._why(OSError(errno.EHOSTUNREACH, "Connect call failed ('10.0.0.1', 22)"), ssh.options(prepare(), H1))
+    assert ("unreachable", "No route to host (h1 port 22)") == (found.reason, found.summary)
 
 
 def test_what_sshd_runs_is_quoted_through_two_shells(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def callers() -> Iterator[tuple[str, list[str], float]]:
     ]
     yield "Docker", json.loads(command), seconds(timeout)
     for path in MANIFESTS:
-        for container in containers(yaml.safe_load(path.read_text())):
+        for container in (one for manifest in yaml.safe_load_all(path.read_text()) for one in containers(manifest)):
             for name in PROBES:
                 if found := container.get(name):
                     yield f"{path.name} {name}", found["exec"]["command"], found["timeoutSeconds"]
@@ -147,7 +147,7 @@ def callers() -> Iterator[tuple[str, list[str], float]]:
 
 
 def containers(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    pod = manifest["spec"]["template"]["spec"]
+    pod = manifest["spec"].get("template", {}).get("spec", {"containers": ()})
     return [*pod.get("initContainers", ()), *pod["containers"]]
 
 
@@ -183,6 +183,21 @@ def test_the_three_probes_of_kubernetes_ask_what_each_may_answer() -> None:
     asked = {name: parsed(server[name]["exec"]["command"]) for name in PROBES}
     assert [asked[name]["profile"] for name in PROBES] == ["startup", None, "liveness"]
     assert {given["exit_codes"] for given in asked.values()} == {"k8s"}
+
+
+def test_the_job_with_a_gate_says_the_same_wherever_it_says_it_twice() -> None:
+    """Kubernetes checks none of it: names by which pods find each other, and how many there are."""
+    service, job = yaml.safe_load_all((DOCKER / "kubernetes" / "gate.yaml").read_text())
+    pod, name = job["spec"]["template"]["spec"], job["metadata"]["name"]
+    assert {name} == {service["metadata"]["name"], pod["subdomain"], *service["spec"]["selector"].values()}
+    assert service["spec"]["publishNotReadyAddresses"]
+    gate, train = containers(job)
+    assert all(gate[key] == train[key] for key in ("image", "env", "resources", "securityContext"))
+    env = {one["name"]: one["value"] for one in gate["env"]}
+    assert {env["NODES"]} == {str(job["spec"][key]) for key in ("completions", "parallelism")}
+    assert env["GPUS"] == str(gate["resources"]["limits"]["nvidia.com/gpu"])
+    assert {f"{name}-0.{name}:29500"} == set(re.findall(r"\S+:29500", " ".join(train["command"])))
+    assert "$$" not in " ".join([*gate["command"], *train["command"]])  # the kubelet makes one of it
 
 
 def commands_of_the_documentation() -> list[str]:

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tests.system.command import ARGV, BOUND_S, Ran, end, missing
 
 FAULTY = Path(__file__).with_name("faulty")
 PROGRAMS = ("ip", "tc", "ssh-keygen", "sshd")
+CONTROLLER = "10.99.0.1"
 READY_S = 10.0
 LEFT_S = 12.0
 """How long after its controller a host may have processes of the gate: 10 s without a tick, and 2 to kill."""
@@ -97,7 +98,7 @@ class LabHost:
     def public_key(self) -> str:
         return " ".join((self.folder / "host_key.pub").read_text().split()[:2])
 
-    def start(self, keys: str = "", **environment: str) -> None:
+    def start(self, keys: str = "", options: Mapping[str, str] | None = None, **environment: str) -> None:
         """Start (or restart) sshd; `environment` is what its sessions get beside the usual, `keys` who may log in."""
         self.stop()
         self.touched = True
@@ -118,6 +119,7 @@ class LabHost:
             "UsePAM": "no",
             "MaxStartups": "200",
             "SetEnv": " ".join(f'"{name}={value}"' for name, value in usual.items() if value),
+            **(options or {}),
         }
         path = self.folder / "sshd_config"
         path.write_text("".join(f"{name} {value}\n" for name, value in config.items()))
@@ -130,7 +132,8 @@ class LabHost:
         """Whatever a test did to it is undone."""
         self.inside("ip", "link", "set", "eth0", "up")
         self.inside("ip", "neigh", "flush", "dev", "eth0", "nud", "permanent")
-        sh("ip", "netns", "exec", self.namespace, "tc", "qdisc", "del", "dev", "eth0", "root", check=False)
+        for qdisc in ("root", "clsact"):
+            sh("ip", "netns", "exec", self.namespace, "tc", "qdisc", "del", "dev", "eth0", qdisc, check=False)
         if self.touched or not self.running:
             self.start()
             self.touched = False
@@ -161,6 +164,47 @@ class LabHost:
                 "ip", "neigh", "replace", two.address, "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "permanent"
             )
 
+    def loses(self, percent: float) -> None:
+        """So many of the packets that leave it are lost, at random; ssh's go another way, by a network for management.
+
+        A filter in direct action: its classic BPF program returns what becomes of the packet. netem, which is made for
+        this, is in fewer kernels.
+        """
+        below = int(percent / 100 * (1 << 32))
+        program = (
+            (0x28, 0, 0, 34),  #              ldh [34]: the source port, behind 14 bytes of Ethernet and 20 of IPv4
+            (0x15, 3, 0, 22),  #              jeq #22, skip three: sshd's
+            (0x20, 0, 0, 0xFFFFF000 + 56),  # ld [SKF_AD_OFF + SKF_AD_RANDOM]: 32 random bits
+            (0x35, 1, 0, below),  #           jge #below, skip one
+            (0x06, 0, 0, 2),  #               ret TC_ACT_SHOT: it is dropped, and counted
+            (0x06, 0, 0, 0),  #               ret TC_ACT_OK
+        )
+        code = f"{len(program)}," + ",".join(" ".join(map(str, words)) for words in program)
+        self.tc("qdisc add dev eth0 clsact")
+        self.tc("filter add dev eth0 egress bpf da bytecode", code)
+
+    def slow(self, rate: str, other: "LabHost | None" = None) -> None:
+        """All that leaves it, or only what goes to `other`, goes at most at `rate`."""
+        if other is None:
+            self.tc(f"qdisc add dev eth0 root tbf rate {rate} burst 64kbit latency 400ms")
+            return
+        self.tc("qdisc add dev eth0 root handle 1: htb")  # no default class: the rest is not shaped
+        self.tc(f"class add dev eth0 parent 1: classid 1:1 htb rate {rate}")
+        self.tc(f"filter add dev eth0 parent 1: protocol ip u32 match ip dst {other.address}/32 flowid 1:1")
+
+    def tc(self, words: str, *more: str) -> None:
+        """Traffic control, as far as this kernel has it."""
+        try:
+            self.inside("tc", *words.split(), *more)
+        except RuntimeError as error:
+            missing(str(error))
+
+    def beyond_reach(self) -> None:
+        """What the controller sends it, and it sends to the controller, gets nowhere: only other hosts reach it."""
+        dead = ("lladdr", "02:00:00:00:00:99", "nud", "permanent", "dev")
+        self.inside("ip", "neigh", "replace", CONTROLLER, *dead, "eth0")
+        sh("ip", "-n", self.lab.controller, "neigh", "replace", self.address, *dead, "br0")
+
 
 class Lab:
     """The hosts, and `probe gate` over them."""
@@ -179,18 +223,23 @@ class Lab:
         return self.hosts[number - 1]
 
     def make(self) -> None:
+        self.wire()
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # Debian's sshd is otherwise started by a unit that makes it
-        sh("ip", "netns", "add", self.controller)
-        sh("ip", "-n", self.controller, "link", "add", "br0", "type", "bridge")
-        sh("ip", "-n", self.controller, "addr", "add", "10.99.0.1/24", "dev", "br0")
-        for device in ("lo", "br0"):
-            sh("ip", "-n", self.controller, "link", "set", device, "up")
         sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key"))
-        for host in self.hosts:
-            host.make()
         self.mend()
 
+    def wire(self) -> None:
+        """The namespaces and their network, without an sshd anywhere."""
+        sh("ip", "netns", "add", self.controller)
+        sh("ip", "-n", self.controller, "link", "add", "br0", "type", "bridge")
+        sh("ip", "-n", self.controller, "addr", "add", f"{CONTROLLER}/24", "dev", "br0")
+        for device in ("lo", "br0"):
+            sh("ip", "-n", self.controller, "link", "set", device, "up")
+        for host in self.hosts:
+            host.make()
+
     def mend(self) -> None:
+        sh("ip", "-n", self.controller, "neigh", "flush", "dev", "br0", "nud", "permanent")
         for host in self.hosts:
             host.mend()
         self.know()
@@ -200,6 +249,14 @@ class Lab:
         lines = [f"{host.address} {host.public_key()}\n" for host in self.hosts]
         (self.folder / "known_hosts").write_text("".join(lines))
         (self.folder / "config").write_text("".join(f"Host {h.name}\n  HostName {h.address}\n" for h in self.hosts))
+
+    def behind(self, jump: LabHost, *hosts: LabHost) -> None:
+        """These hosts can be reached through `jump` only."""
+        for host in hosts:
+            host.beyond_reach()
+        config = self.folder / "config"
+        names = " ".join(host.name for host in hosts)
+        config.write_text(f"Host {names}\n  ProxyJump {jump.name}\n{config.read_text()}")
 
     def forget(self, host: LabHost) -> None:
         """Take its key out of the known hosts."""

@@ -1,7 +1,7 @@
 """The gate over real sshds in namespaces: who cannot be reached or take part, each with a finding of its own."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -114,6 +114,66 @@ def test_a_config_that_verifies_nothing_is_refused(lab: Lab) -> None:
     ran = lab.run(argv)
     assert ran.code == 2
     assert "UserKnownHostsFile none" in ran.err
+
+
+def test_hosts_behind_a_jump_host_are_reached_through_it(lab: Lab) -> None:
+    """And one of them without sshd is named by what the jump host saw of it."""
+    lab.behind(lab[4], *lab.hosts[:3])
+    lab[2].stop()
+    ran = reach(lab, hosts=lab.hosts[:3])
+    assert (1, {"SSH_REFUSED": ["h2"]}, ["h1", "h3"]) == (ran.code, causes(ran), clean(ran))
+    assert "from its jump host" in said(ran)["causes"][0]["summary"]
+
+
+def no_sshd(lab: Lab) -> None:
+    lab[4].stop()
+
+
+def no_answer(lab: Lab) -> None:
+    lab[4].beyond_reach()
+
+
+def unknown(lab: Lab) -> None:
+    lab.forget(lab[4])
+
+
+def another_key(lab: Lab) -> None:
+    lab[4].key()
+    lab[4].start()
+
+
+def no_login(lab: Lab) -> None:
+    lab[4].start(keys="/dev/null")
+
+
+def no_forwarding(lab: Lab) -> None:
+    lab[4].start(options={"AllowTcpForwarding": "no"})
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        (no_sshd, "JUMP_HOST_DOWN", "refuses the connection"),
+        (no_answer, "JUMP_HOST_DOWN", "no connection within 10 s"),
+        (unknown, "JUMP_HOST_KEY", "its host key is not known"),
+        (another_key, "JUMP_HOST_KEY", "shows another host key"),
+        (no_login, "JUMP_HOST_LOGIN", "does not accept the keys"),
+        (no_forwarding, "JUMP_HOST_LOGIN", "forwards no connections"),
+    ],
+)
+def test_a_jump_host_that_fails_is_one_cause_of_its_own(
+    lab: Lab, fault: Callable[[Lab], None], code: str, words: str
+) -> None:
+    """For all hosts behind it; a host that is reached directly is ready."""
+    lab.behind(lab[4], lab[1], lab[2])
+    fault(lab)
+    ran = reach(lab, hosts=lab.hosts[:3])
+    assert (1, {code: ["h1", "h2"]}, ["h3"]) == (ran.code, causes(ran), clean(ran))
+    (cause,) = said(ran)["causes"]
+    assert cause["summary"].startswith("h[1-2]: ")
+    assert "jump host" in cause["summary"]
+    assert words in cause["summary"]
+    assert {"h1": "unreachable", "h2": "unreachable", "h3": "ready"} == states(ran)
 
 
 def test_two_faults_at_once_on_two_hosts(lab: Lab) -> None:

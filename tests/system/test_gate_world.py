@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.command import Ran, missing
+from tests.system.command import Ran
 from tests.system.lab import FAULTY, LEFT_S, Lab, LabHost, needed, wait_for
 from tests.system.saying import causes, clean, said, states
 
@@ -152,19 +152,38 @@ def test_two_hosts_that_fail_together_are_a_pair(lab: Lab) -> None:
 
 
 def test_a_slow_host_is_named_where_a_rate_is_asked_for(lab: Lab) -> None:
-    rate = ["rate", "50mbit", "burst", "64kbit", "latency", "400ms"]
-    shaped = subprocess.run(
-        ["ip", "netns", "exec", lab[2].namespace, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *rate],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if shaped.returncode:
-        missing(f"no tbf in this kernel: {shaped.stderr}")
+    lab[2].slow("50mbit")
     ran = world(lab, "--min-busbw", "0.03")
     assert (1, ["h1", "h3", "h4"]) == (ran.code, clean(ran))
     assert {"HOST_SLOW": ["h2"]} == causes(ran)
     assert states(ran)["h2"] == "slow"
+
+
+def test_a_slow_link_is_named_and_neither_of_its_hosts(lab: Lab) -> None:
+    """Both directions between two hosts are slow, and each of the two is fast with all others."""
+    lab[1].slow("50mbit", lab[2])
+    lab[2].slow("50mbit", lab[1])
+    ran = world(lab, "--min-busbw", "0.03")
+    assert (1, {"LINK_SLOW": ["h1", "h2"]}) == (ran.code, causes(ran))
+    assert [("h1", "h2", "slow")] == [(link["a"], link["b"], link["state"]) for link in said(ran)["links"]]
+    assert set(states(ran).values()) == {"ready"}
+    assert len(clean(ran)) == 3
+
+
+def test_packets_lost_now_and_then_stop_no_job(lab: Lab) -> None:
+    """One in ten: TCP delivers all of them, late. Where no rate is asked for that is no fault; every word is right."""
+    lab[3].loses(10)
+    ran = world(lab)
+    assert (0, "ready", {}) == (ran.code, said(ran)["verdict"], causes(ran))
+    assert said(ran)["world"]["verified"] >= 12
+
+
+def test_a_host_that_loses_most_packets_is_named_and_nobody_else(lab: Lab) -> None:
+    """Four in five."""
+    lab[3].loses(80)
+    ran = world(lab)
+    assert (1, ["h1", "h2", "h4"]) == (ran.code, clean(ran))
+    assert [["h3"]] == list(causes(ran).values())
 
 
 def test_an_agent_that_is_killed_in_the_middle_is_named(lab: Lab) -> None:

@@ -108,7 +108,7 @@ class Gate(Muster):
         async with anyio.create_task_group() as tasks:
             for at, group in enumerate(asked.groups):
                 tasks.start_soon(test, at, group)
-        words = tuple(_outcome(result, ledger.players) for result in results)
+        words = tuple(_outcome(result, ledger.players, rates=ledger.least_gbps is not None) for result in results)
         elapsed_s = round(time.monotonic() - began, 3)
         groups = tuple(tuple(group) for group in names)
         ledger.rounds.append(RoundReport(asked.n, asked.kind.value, groups, words, elapsed_s))
@@ -183,10 +183,13 @@ def _in_words(asked: Asked, names: Sequence[Sequence[str]]) -> str:
     return f"{shown}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
 
 
-def _outcome(result: Result, players: Sequence[Member]) -> str:
+def _outcome(result: Result, players: Sequence[Member], *, rates: bool) -> str:
+    """`rates`: how fast it was matters, since something is asked of it."""
     named = [players[host].name for host in (*result.absent, *result.wrong)]
     word = "passed" if result.ok else "not tested" if result.ok is None else "failed"
     about = f" ({', '.join(named)})" if named else ""
+    if rates and result.ok and result.busbw_gbps is not None:
+        about = f" at {result.busbw_gbps:.3g} GB/s"
     return f"{word}{about}{f': {result.note}' if result.note and not result.ok else ''}"[:400]
 
 

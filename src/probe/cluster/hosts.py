@@ -73,7 +73,7 @@ def from_set(text: str) -> tuple[Host, ...]:
         folded = rest if user else part
         prefix = f"{user}{at}" if user else ""
         names += [f"{prefix}{name}" for name in _unfolded(folded)] if FOLDED.search(folded) else [part]
-    return _checked(_told_apart(_host(name, HOSTS) for name in names), HOSTS)
+    return _checked(_told_apart(named(name, HOSTS) for name in names), HOSTS)
 
 
 def _parts(text: str) -> list[str]:
@@ -123,7 +123,7 @@ def from_file(path: str) -> tuple[tuple[Host, ...], Hostfile]:
     for number, rest in ((number, found[1:]) for number, found in enumerate(words, start=1)):
         if wrong := [word for word in rest if not re.fullmatch(r"(max[_-])?slots=\d{1,6}", word)]:
             raise UsageError(f"{shown(wrong[0])} is not understood", f"{path}:{number}", "host, or host slots=N")
-    found = [_host(parts[0], f"{path}:{number}") for number, parts in enumerate(words, start=1) if parts]
+    found = [named(parts[0], f"{path}:{number}") for number, parts in enumerate(words, start=1) if parts]
     hosts = _checked(_told_apart(found), path)
     names = iter(hosts)
     return hosts, Hostfile(
@@ -145,8 +145,8 @@ def _read(path: str) -> str:
         raise UsageError(f"cannot be read: {getattr(error, 'strerror', None) or error}", path, HOSTFILE) from None
 
 
-def _host(word: str, where: str) -> Host:
-    """``[user@]name[:port]``, an IPv6 address with a port in brackets."""
+def named(word: str, where: str) -> Host:
+    """The host of ``[user@]name[:port]``, an IPv6 address with a port in brackets. Raises UsageError."""
     user, at, rest = word.rpartition("@")
     bracketed = re.fullmatch(r"\[([0-9A-Fa-f:]+)\](?::(\d{1,5}))?", rest)
     if bracketed:

@@ -17,18 +17,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from probe import __version__, exits, faults
 from probe.cluster import skew
 from probe.cluster.hosts import fold
 from probe.cluster.ledger import Ledger, Problem
-from probe.cluster.localise import Diagnosis
+from probe.cluster.localise import Diagnosis, Kind
 from probe.cluster.model import GateReport, GateVerdict, HostReport, HostState, LinkReport, Skew
+from probe.cluster.protocol import InfinibandPort
 from probe.model import Cause, Outcome, Profile, Reference, Scalar, Severity, Status, Who
 from probe.redact import is_secret
 from probe.report.text import folded
 
 SCHEMA = "probe.gate/1"
+DIFFERENT = ("host_bad", "host_slow")
+"""Where the host itself works, and the others do: then what is not alike is the first place to look."""
 REASON_STATES = {"lost": HostState.ABSENT, "agent_lost": HostState.ABSENT}
 
 
@@ -68,12 +72,14 @@ def report(ledger: Ledger, head: Head, wants: Wants) -> GateReport:
     partitions = tuple(tuple(names[host] for host in part) for part in diagnosis.partitions) if diagnosis else ()
     known = _problems(ledger, diagnosis, names)
     problems = {host.name: known[host.name] for host in ledger.hosts if host.name in known}  # in the order given
+    problems = _explained(problems, [name for name in names if name not in problems], skews)
     states = {host.name: _state(ledger, host.name, problems, diagnosis, names, wants) for host in ledger.hosts}
     clean = _clean(ledger, diagnosis, names, wants, states)
     found = [
         *_found(problems, diagnosis, names),
         *_pace(ledger, clean),
-        *_links(diagnosis, names),
+        *_world(ledger, clean, problems, wants),
+        *_links(diagnosis, names, skews),
         *_partitions(partitions, skews),
         *_skews(skews, ledger),
     ]
@@ -144,6 +150,20 @@ def _problems(ledger: Ledger, diagnosis: Diagnosis | None, names: Sequence[str])
         data = {"reason": "host_undetermined"}
         problems.setdefault(names[host], Problem(HostState.UNDETERMINED, "gate.world", words, data))
     return problems
+
+
+def _explained(problems: Mapping[str, Problem], others: Sequence[str], skews: Sequence[Skew]) -> dict[str, Problem]:
+    """With what tells a host that cannot work with the others, or is slow, apart from all of them."""
+    found = dict(problems)
+    for host, problem in problems.items():
+        if problem.data.get("reason") in DIFFERENT and len(others) > 1:
+            found[host] = replace(problem, summary=problem.summary + _differences(skews, [host], others))
+    return found
+
+
+def _differences(skews: Sequence[Skew], one: Sequence[str], others: Sequence[str]) -> str:
+    telling = [known for known in skew.explains(skews, [one, others]) if known.key not in skew.HARMLESS]
+    return "".join(f"; they differ in {skew.in_words(known)}" for known in telling)
 
 
 def _state(
@@ -225,22 +245,27 @@ def values(ledger: Ledger) -> dict[str, dict[str, str]]:
             continue
         said, node = member.facts, ledger.nodes.get(host.name)
         words = {"kernel": said.kernel, "python": said.python, "interface": said.interface, "mtu": str(said.mtu)}
-        if said.infiniband:
-            active = [port for port in said.infiniband if port.state == "ACTIVE"]
-            rates = sorted({port.rate_gbps for port in active})
-            words["infiniband"] = f"{len(active)} of {len(said.infiniband)} ports active, {rates} Gb/s"
+        words["infiniband"] = _ports(said.infiniband)
+        if said.gpus and not ledger.nodes:  # without the hosts' own checks, which know more
+            words["gpus"] = str(said.gpus)
         if member.torch is not None:
             words |= {"torch": member.torch.version or "none", "cuda": member.torch.cuda or "none"}
         if "nccl" in member.importer:
             words["nccl"] = str(member.importer["nccl"])
+        words["driver"] = (node.driver if node else "") or said.driver or "none"
         if node is not None:
-            words |= {
-                "driver": node.driver or "none",
-                "gpus": f"{node.gpus} x {node.gpu_name}" if node.gpus else "none",
-            }
+            words["gpus"] = f"{node.gpus} x {node.gpu_name}" if node.gpus else "none"
         words |= {name: "set" if is_secret(name) else value for name, value in said.environment.items()}
         found[host.name] = words
     return found
+
+
+def _ports(found: Sequence[InfinibandPort]) -> str:
+    if not found:
+        return "none"
+    active = [port for port in found if port.state == "ACTIVE"]
+    rates = ", ".join(str(rate) for rate in sorted({port.rate_gbps for port in active}))
+    return f"{len(active)} of {len(found)} ports active{f' at {rates} Gb/s' if active else ''}"
 
 
 # --- what is wrong ---------------------------------------------------------------------------------------------------
@@ -266,14 +291,29 @@ def _pace(ledger: Ledger, clean: Sequence[str]) -> list[_Found]:
     return [_Found(problem, tuple(host.name for host in ledger.hosts))]
 
 
-def _links(diagnosis: Diagnosis | None, names: Sequence[str]) -> list[_Found]:
+def _world(ledger: Ledger, clean: Sequence[str], problems: Mapping[str, Problem], wants: Wants) -> list[_Found]:
+    """A world that failed by nobody's evident fault, where nobody was to look for it."""
+    tried = [one for one in ledger.rounds if one.kind == Kind.WORLD]
+    if clean or wants.until != "world" or not tried or not tried[-1].results[0].startswith("failed"):
+        return []
+    (group,), (result,) = tried[-1].groups, tried[-1].results
+    if any(problems[name].state is not HostState.UNDETERMINED for name in group if name in problems):
+        return []
+    problem = Problem(
+        HostState.READY, "gate.world", f"the world of {len(group)} hosts {result}", {"reason": "world_failed"}
+    )
+    return [_Found(problem, group)]
+
+
+def _links(diagnosis: Diagnosis | None, names: Sequence[str], skews: Sequence[Skew]) -> list[_Found]:
     found = []
     for link in diagnosis.links if diagnosis else ():
         words = f"the link {names[link.a]} - {names[link.b]} is {link.state}: {link.evidence}"
         problem = Problem(HostState.READY, "gate.link", words, {"reason": f"link_{link.state}"})
         found.append(_Found(problem, (names[link.a], names[link.b]), weight=-1 if link.state == "bad" else 1))
     for a, b in diagnosis.pairs if diagnosis else ():
-        words = f"{names[a]} - {names[b]} cannot work together, and no third host could say which of them it is"
+        differ = _differences(skews, [names[a]], [names[b]])
+        words = f"{names[a]} - {names[b]} cannot work together, and no third host could say which of them it is{differ}"
         problem = Problem(HostState.UNDETERMINED, "gate.link", words, {"reason": "pair"})
         found.append(_Found(problem, (names[a], names[b]), weight=-1))
     return found
@@ -370,7 +410,8 @@ def _cause(key: tuple[str, str], found: Sequence[_Found], head: tuple[str, Who, 
     summary = first.problem.summary
     if len(found) > 1:
         summary = folded([ASIDE.sub("", one.problem.summary.removeprefix(f"{one.hosts[0]}: ")) for one in found])
-    if all(len(one.hosts) == 1 for one in found) and not summary.startswith(tuple(hosts)):
+    names_them = summary.startswith(tuple(hosts)) or first.problem.data.get("reason") == "skew"
+    if all(len(one.hosts) == 1 for one in found) and not names_them:
         summary = f"{fold(hosts)}: {summary}"
     checks = tuple(Reference(first.problem.check, f"host:{host}") for host in hosts)
     return Cause(key[0], summary, head[0], head[1], checks)

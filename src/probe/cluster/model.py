@@ -75,7 +75,7 @@ class RoundReport(Struct, frozen=True):
     kind: str
     groups: tuple[tuple[str, ...], ...]
     results: tuple[str, ...]
-    """Of each group: passed, failed, or why it could not be tested."""
+    """Of each group: passed (and how fast, where that matters), failed, or not tested, and why."""
     elapsed_s: float
 
 

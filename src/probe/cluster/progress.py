@@ -73,7 +73,7 @@ def known(ledger: Ledger) -> list[str]:
         lines.append(f"{state}: {fold(names[:MOST_NAMED])}{more}: {first}"[:160])
     if ledger.rounds:
         last = ledger.rounds[-1]
-        passed = sum(result == "passed" for result in last.results)
+        passed = sum(result.startswith("passed") for result in last.results)
         lines.append(f"round {last.n} ({last.kind}): {passed} of {len(last.results)} passed in {last.elapsed_s:.1f} s")
     if ledger.planner is not None:
         diagnosis = ledger.planner.diagnosis()

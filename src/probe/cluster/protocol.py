@@ -192,6 +192,8 @@ class Facts(Struct, frozen=True):
     """Where the other hosts find this one; empty: the wanted interface has none."""
     interface: str
     mtu: int
+    driver: str = ""
+    """Of NVIDIA's kernel module; empty: it is not loaded."""
 
 
 class HelloBack(Message, frozen=True, tag="hello"):

@@ -20,6 +20,7 @@ HARMLESS = ("kernel", "python", "cores", "interface")
 PER_HOST = ("NCCL_HOSTID",)
 """Differ on purpose: never compared."""
 ABSENT = "not set"
+"""Of a variable. Whoever has not said anything of a version, because it was lost before, is in no group."""
 
 
 def groups(values: Mapping[str, Values]) -> tuple[Skew, ...]:
@@ -29,7 +30,8 @@ def groups(values: Mapping[str, Values]) -> tuple[Skew, ...]:
     for key in keys:
         by_value: dict[str, list[str]] = {}
         for host, found in values.items():
-            by_value.setdefault(found.get(key, ABSENT), []).append(host)
+            if key in found or key.isupper():
+                by_value.setdefault(found.get(key, ABSENT), []).append(host)
         if len(by_value) > 1:
             ordered = sorted(by_value.items(), key=lambda item: -len(item[1]))
             skews.append(Skew(key, tuple(SkewGroup(value, tuple(hosts)) for value, hosts in ordered)))
@@ -47,8 +49,8 @@ def explains(skews: Iterable[Skew], parts: Sequence[Iterable[str]]) -> list[Skew
     found = []
     for skew in skews:
         value_of = {host: group.value for group in skew.groups for host in group.hosts}
-        values = [{value_of.get(host, ABSENT) for host in part} for part in sets]
-        if all(len(one) == 1 for one in values) and len(set.union(*values)) == len(values):
+        values = [{value_of.get(host) for host in part} for part in sets]
+        if all(len(one) == 1 and None not in one for one in values) and len(set.union(*values)) == len(values):
             found.append(skew)
     return found
 

@@ -27,7 +27,7 @@ import asyncssh
 from msgspec import Struct
 from msgspec.structs import replace
 
-from probe.cluster.hosts import Host, fold
+from probe.cluster.hosts import Host, fold, named
 from probe.cluster.launch import BOOT, Channel, Closed, NotReached
 from probe.cluster.protocol import MAX_LINE_BYTES
 from probe.config import UsageError, shown
@@ -47,6 +47,8 @@ USUAL_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 USUAL_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 NONE = "none"
 DEFAULT_PORT = 22
+Way = tuple[Host, ...]
+"""Jump hosts, in the order in which they are connected to."""
 
 
 class Ssh(Struct, frozen=True):
@@ -193,18 +195,16 @@ def _resolve(hosts: Sequence[Host], ssh: Ssh) -> None:
         wrong: list[str] = []
         limiter = anyio.CapacityLimiter(64)
 
-        async def one(host: Host) -> None:
-            made = options(ssh, host)
-            if made.tunnel or made.proxy_command or _is_address(made.host):
-                return  # resolved at the other end, or not at all
+        async def one(name: str, made: Any) -> None:
             async with limiter:
                 with anyio.move_on_after(RESOLVE_S):
                     if await anyio.to_thread.run_sync(_unknown, made.host, abandon_on_cancel=True):
-                        wrong.append(host.name)
+                        wrong.append(name)
 
         async with anyio.create_task_group() as tasks:
-            for host in hosts:
-                tasks.start_soon(one, host)
+            for name, made in _from_here(hosts, ssh).items():
+                if not (made.proxy_command or _is_address(made.host)):  # else resolved elsewhere, or not at all
+                    tasks.start_soon(one, name, made)
         return wrong
 
     try:
@@ -213,6 +213,16 @@ def _resolve(hosts: Sequence[Host], ssh: Ssh) -> None:
         raise next(iter(_flat(group))) from None
     if wrong:
         raise UsageError(f"no such host: {fold(wrong)}", "the hosts", "names that this machine can resolve")
+
+
+def _from_here(hosts: Sequence[Host], ssh: Ssh) -> dict[str, Any]:
+    """By name, the options of whom this machine itself connects to: hosts, and the first jump host of others."""
+    found: dict[str, Any] = {}
+    for host in hosts:
+        made = options(ssh, host)
+        first = jumps(ssh, made)[:1]
+        found |= {hop.name: options(_as_jump(ssh), hop) for hop in first} or {host.name: made}
+    return found
 
 
 def _flat(group: BaseExceptionGroup[BaseException]) -> Iterable[BaseException]:
@@ -296,8 +306,7 @@ class SshLauncher:
 
     def __init__(self, ssh: Ssh) -> None:
         self._ssh = ssh
-        self._jumps: dict[str, asyncssh.SSHClientConnection] = {}
-        self._jumping = anyio.Lock()
+        self._jumps: dict[Way, asyncio.Task[asyncssh.SSHClientConnection]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -307,7 +316,10 @@ class SshLauncher:
     ) -> None:
         """Connections are closed with their channels; what a cancelled `open` left goes with this process."""
         for jump in self._jumps.values():
-            jump.abort()
+            if not jump.done():
+                jump.cancel()
+            elif not jump.cancelled() and jump.exception() is None:
+                jump.result().abort()
 
     async def open(self, host: Host) -> Channel:
         connection = await self._connect(host)
@@ -322,38 +334,85 @@ class SshLauncher:
     async def _connect(self, host: Host) -> asyncssh.SSHClientConnection:
         try:
             made = options(self._ssh, host)
+            way = jumps(self._ssh, made)
         except UsageError as error:
             raise NotReached("ssh", str(error)) from None
-        for last in (False, True):
-            try:
-                return await asyncssh.connect(
-                    host.target, options=made, config=None, tunnel=await self._jump(made.tunnel)
-                )
-            except (asyncssh.ConnectionLost, ConnectionResetError) as error:
-                if last:
-                    raise NotReached(
-                        "dropped", f"sshd closed the connection before the login: {error} ({made.host})"
-                    ) from None
-                await anyio.sleep(RETRY_S)
-            except (asyncssh.Error, OSError, TimeoutError) as error:
-                raise _why(error, made) from None
-        raise AssertionError("unreachable")
+        return await _login(host, made, await self._jump(way))
 
-    async def _jump(self, hops: Any) -> Any:
-        """The connection to the last of ``ProxyJump``'s hosts, one for all behind it, verified like any other."""
-        if not isinstance(hops, str):
-            return ()
-        async with self._jumping:
-            way: Any = ()
-            for name in hops.split(","):
-                if name not in self._jumps:
-                    user, _, rest = name.rpartition("@")
-                    target, _, port = rest.partition(":")
-                    hop = Host(target, user, int(port or 0), target)
-                    made = options(replace(self._ssh, user="", port=0), hop)
-                    self._jumps[name] = await asyncssh.connect(target, options=made, config=None, tunnel=way)
-                way = self._jumps[name]
-            return way
+    async def _jump(self, way: Way) -> asyncssh.SSHClientConnection | None:
+        """The connection to the last of these hosts, for all that are behind it; None for no hosts.
+
+        Each is tried once, however many wait for it: a jump host that does not answer costs all behind it one limit,
+        and all hear why. One who no longer waits leaves it to the others.
+        """
+        if not way:
+            return None
+        if way not in self._jumps:
+            self._jumps[way] = asyncio.ensure_future(self._hop(way))
+        return await asyncio.shield(self._jumps[way])
+
+    async def _hop(self, way: Way) -> asyncssh.SSHClientConnection:
+        """Log in to a jump host, verified like any other."""
+        *before, hop = way
+        through = await self._jump(tuple(before))
+        try:
+            return await _login(hop, options(_as_jump(self._ssh), hop), through)
+        except NotReached as error:
+            reason = f"jump_{error.reason.removeprefix('jump_')}"
+            raise NotReached(reason, f"its jump host {hop.name}: {error.summary}") from None
+
+
+async def _login(host: Host, made: Any, through: Any) -> asyncssh.SSHClientConnection:
+    """One connection, through that of a jump host where there is one. Raises NotReached."""
+    for last in (False, True):
+        try:
+            return await asyncssh.connect(host.target, options=made, config=None, tunnel=through)
+        except (asyncssh.ConnectionLost, ConnectionResetError) as error:
+            if last:
+                words = f"sshd closed the connection before the login: {error} ({made.host})"
+                raise NotReached("dropped", words) from None
+            await anyio.sleep(RETRY_S)
+        except asyncssh.ChannelOpenError as error:
+            raise _not_through(error, made) from None
+        except (asyncssh.Error, OSError, TimeoutError) as error:
+            raise _why(error, made) from None
+    raise AssertionError("unreachable")
+
+
+# -- jump hosts -------------------------------------------------------------------------------------------------------
+
+
+def _as_jump(ssh: Ssh) -> Ssh:
+    """``--ssh-user`` and ``--ssh-port`` are the hosts', not those of what lies before them."""
+    return replace(ssh, user="", port=0)
+
+
+def jumps(ssh: Ssh, made: Any) -> Way:
+    """The jump hosts of ``ProxyJump``, the first to connect to first, those that one of them needs included.
+
+    Raises UsageError for what is no host, and for jump hosts behind themselves.
+    """
+    way: list[Host] = []
+    asked = made.tunnel
+    while isinstance(asked, str):
+        hops = [named(word.strip(), "ProxyJump") for word in asked.split(",")]
+        if twice := {hop.name for hop in hops} & {hop.name for hop in way}:
+            raise UsageError(f"{fold(sorted(twice))} is behind itself", "ProxyJump", "a way that ends")
+        way = hops + way
+        asked = options(_as_jump(ssh), way[0]).tunnel
+    return tuple(way)
+
+
+def _not_through(error: asyncssh.ChannelOpenError, made: Any) -> NotReached:
+    """What the jump host's sshd says of the way on, in the words of connect(2)."""
+    where = f"{made.host} port {made.port or DEFAULT_PORT}, from its jump host"
+    if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+        return NotReached("jump_forbids", f"its jump host forwards no connections: {error.reason} ({where})")
+    if "refused" in error.reason.lower():
+        return NotReached("refused", f"refuses the connection ({where})")
+    if "name" in error.reason.lower():
+        return NotReached("name", f"its name is not resolved: {error.reason} ({where})")
+    return NotReached("unreachable", f"{error.reason} ({where})")
 
 
 def _why(error: BaseException, made: Any) -> NotReached:
@@ -378,6 +437,8 @@ def _why(error: BaseException, made: Any) -> NotReached:
 
 
 def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)  # asyncio's own words name the address, and not what is wrong
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

@@ -36,6 +36,7 @@ def gather(ifname: str, given_address: str) -> "dict[str, Any]":
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "gpus": len(visible_gpus()),
+        "driver": _read("/sys/module/nvidia/version"),
         "environment": environment(),
         "interfaces": interfaces,
         "infiniband": infiniband(),
