@@ -11,7 +11,7 @@ the loader here is set for its sessions as well.
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,13 +47,13 @@ class PairHost(LabHost):
         packed = "".join(f"{int(part):02X}" for part in reversed(self.address.split(".")))
         return (self.folder / "pid").exists() and f"{packed}:{self.port:04X} " in sh("cat", "/proc/net/tcp")
 
-    def start(self, keys: str = "", **environment: str) -> None:
+    def start(self, keys: str = "", options: Mapping[str, str] | None = None, **environment: str) -> None:
         gpus = visible_gpus()
         share = len(gpus) // len(self.lab.hosts)
         mine = gpus[(self.number - 1) * share : self.number * share]
         ours = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
         steering = {"NCCL_HOSTID": self.name, "NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo"}
-        super().start(keys, **{**ours, "CUDA_VISIBLE_DEVICES": ",".join(mine), **steering, **environment})
+        super().start(keys, options, **{**ours, "CUDA_VISIBLE_DEVICES": ",".join(mine), **steering, **environment})
 
 
 class Pair(Lab):
