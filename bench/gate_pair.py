@@ -43,7 +43,7 @@ def measure(bench: Bench) -> Figure:
 
 def spoil(hosts: Pair, **fault: str) -> None:
     path = f"{FAULTY}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")
-    hosts[2].start(PYTHONPATH=path, **fault)
+    hosts[2].start("", None, PYTHONPATH=path, **fault)
 
 
 def warm_s(out: str) -> list[float]:

@@ -62,12 +62,14 @@ class Pair(Lab):
         self.where = []
         self.hosts: list[LabHost] = [PairHost(self, number) for number in (1, 2)]
 
-    def make(self) -> None:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        sh("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key"))
+    def wire(self) -> None:
         for host in self.hosts:
             host.make()
-        self.mend()
+
+    def mend(self) -> None:
+        for host in self.hosts:
+            host.mend()
+        self.know()
 
     def know(self) -> None:
         keys = [f"[{host.address}]:{host.port} {host.public_key()}\n" for host in self.hosts]
