@@ -34,7 +34,8 @@ GATHER_WORDS_MANY = 64
 """From 512 ranks on: the gathered words stay under some MiB."""
 RATE_S = 0.15
 """About how long the rate of a size is measured: with twice that a warm round over loopback sockets of two H200 took
-2.1 s, a third of it for this; over links at 50 GB/s it is `MAX_GOES` that ends it. A size whose one go would take longer than `SLOWEST_S` is left out."""
+2.1 s, a third of it for this; over links at 50 GB/s it is `MAX_GOES` that ends it. A size whose one go would take
+longer than `SLOWEST_S` is left out."""
 SLOWEST_S = 3.0
 TELLING_BYTES = 1 << 17
 """Below this latency is most of what is measured, and says nothing about larger sizes."""
