@@ -212,6 +212,8 @@ def values(ledger: Ledger) -> dict[str, dict[str, str]]:
         member = ledger.members.get(host.name)
         if member is None or member.facts is None:
             continue
+        if member.lost not in ("", "stop") and not member.importer:
+            continue  # lost before it had said all: what it did not come to say is no difference
         said, node = member.facts, ledger.nodes.get(host.name)
         words = {"kernel": said.kernel, "python": said.python, "interface": said.interface, "mtu": str(said.mtu)}
         if said.infiniband:
