@@ -248,7 +248,8 @@ EVIDENCE += [
                 "auth:SSH_AUTH_FAILED host_key_unknown:SSH_HOST_KEY_UNKNOWN host_key_changed:SSH_HOST_KEY_CHANGED "
                 "dropped:SSH_DROPPED ssh:SSH_FAILED no_python:AGENT_NO_PYTHON agent_not_started:AGENT_NO_PYTHON "
                 "old_python:AGENT_OLD_PYTHON no_probe:AGENT_NO_PROBE other_version:AGENT_OTHER_VERSION "
-                "agent_failed:AGENT_FAILED lost:AGENT_LOST no_address:NO_ADDRESS"
+                "agent_failed:AGENT_FAILED lost:AGENT_LOST no_address:NO_ADDRESS slurm_down:SLURM_NODE_DOWN "
+                "slurm_launch:SLURM_LAUNCH_FAILED slurm:SLURM_FAILED"
             ),
         ),
         ("gate.reach", "warn", "same_machine:SAME_MACHINE"),

@@ -22,6 +22,7 @@ MOST_SIMULATED = 64
 @click.option("--local", type=click.IntRange(1, MOST_SIMULATED), metavar="N", help="N simulated hosts on this machine")
 @click.option("--hosts", metavar="SET", help="by ssh, such as 'gpu[01-16,20]'; localhost alone needs no sshd")
 @click.option("--hostfile", metavar="FILE", help="one host a line: host, host slots=N, user@host:port, # comments")
+@click.option("--slurm", is_flag=True, help="the nodes of the Slurm allocation that this is run in, by srun")
 @click.option("--until", type=click.Choice(["reach", "node", "world"]), help="stop after this phase")
 @click.option("--budget", metavar="TIME", default="120s", show_default=True, help="the answer is there within it")
 @click.option("--min-hosts", type=click.IntRange(1), metavar="N", help="so many are enough to start with")
@@ -81,6 +82,7 @@ def gate(**flags: Any) -> int:
         hostfile=hostfile,
         clean_hostfile=_writable(flags["clean_hostfile"]),
         ssh=_ssh(flags, hosts) if launcher == "ssh" else None,
+        slurm=_slurm(flags) if launcher == "slurm" else None,
         gpus=tuple(visible_gpus()) if launcher == "local" else (),
     )
     return run(request)
@@ -118,14 +120,25 @@ def _ssh(flags: dict[str, Any], hosts: tuple[Host, ...]) -> Any:
     )
 
 
+def _slurm(flags: dict[str, Any]) -> Any:
+    """What the slurm launcher needs."""
+    from probe.cluster.slurm import prepare
+
+    return prepare(flags["remote_python"])
+
+
 def _targets(flags: dict[str, Any]) -> tuple[str, tuple[Host, ...], Hostfile | None]:
     """The launcher, the hosts, and the hostfile if they came from one."""
-    given = [flag for flag in ("local", "hosts", "hostfile") if flags[flag]]
+    given = [flag for flag in ("local", "hosts", "hostfile", "slurm") if flags[flag]]
     if len(given) != 1:
         message = f"{' and '.join(f'--{flag}' for flag in given)} together" if given else "no hosts are given"
-        raise UsageError(message, "probe gate", "one of --local N, --hosts SET, --hostfile FILE")
+        raise UsageError(message, "probe gate", "one of --local N, --hosts SET, --hostfile FILE, --slurm")
     if flags["local"]:
         return "local", naming.simulated(flags["local"]), None
+    if flags["slurm"]:
+        from probe.cluster.slurm import hosts as allocated
+
+        return "slurm", allocated(), None
     hosts, hostfile = (naming.from_set(flags["hosts"]), None) if flags["hosts"] else naming.from_file(flags["hostfile"])
     if len(hosts) == 1 and hosts[0].target in naming.LOCALHOST and not (hosts[0].user or hosts[0].port):
         return "local", hosts, hostfile

@@ -23,7 +23,7 @@ from probe import exits
 from probe.attempt import CURRENT, LAST_WORDS_S
 from probe.clock import Budget
 from probe.cluster import judge
-from probe.cluster.gate import Gate, Settings
+from probe.cluster.gate import REACH_SHARE, Gate, Settings
 from probe.cluster.hosts import LOCALHOST, Host, Hostfile
 from probe.cluster.launch import Launcher
 from probe.cluster.ledger import Ledger
@@ -32,13 +32,16 @@ from probe.output import write
 from probe.state import default_path
 from probe.worker.parent import Children
 
+LAUNCH_SHARE = 0.6 * REACH_SHARE
+"""Of the budget, for the first start of a step: the second, without the nodes that gave no answer, must fit too."""
+
 
 class Request(Struct, frozen=True):
     """What the command line asks of one gate."""
 
     settings: Settings
     launcher: str
-    """local or ssh."""
+    """local, ssh or slurm."""
     budget_s: float
     format: str = "text"
     strict: bool = False
@@ -46,6 +49,8 @@ class Request(Struct, frozen=True):
     clean_hostfile: str = ""
     ssh: object = None
     """What `probe.cluster.ssh` needs; that file is imported only when ssh is used."""
+    slurm: object = None
+    """The same for `probe.cluster.slurm`."""
     gpus: tuple[str, ...] = ()
     """Of this machine, to be divided among simulated hosts."""
 
@@ -83,6 +88,12 @@ class GateRun:
 
             assert isinstance(self.request.ssh, Ssh)
             return SshLauncher(self.request.ssh)
+        if self.request.launcher == "slurm":
+            from probe.cluster.slurm import LAUNCH_S, Slurm, SlurmLauncher
+
+            assert isinstance(self.request.slurm, Slurm)
+            launch_s = min(LAUNCH_S, LAUNCH_SHARE * self.request.budget_s)
+            return SlurmLauncher(self.children, self.request.slurm, self.request.settings.hosts, launch_s)
         from probe.cluster.local import LocalLauncher
 
         return LocalLauncher(self.children, environments(self.request.settings.hosts, self.request.gpus))
