@@ -51,7 +51,11 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=2
 TaskProlog={folder}/taskprolog
+GresTypes=gpu
 """
+EACH = "CPUs=2 RealMemory=1000 Gres=gpu:2"
+GRES = "AutoDetect=off\nName=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
+"""Two GPUs a node as far as Slurm is concerned, which wants device files and gives them out by number."""
 
 
 class Slurm:
@@ -78,12 +82,13 @@ class Slurm:
             f'[ -e "{self.folder}/$SLURMD_NODENAME.hangs" ] && exec sleep 300\nexit 0\n'
         )
         prolog.chmod(0o755)
+        (self.folder / "gres.conf").write_text(GRES)
         ports = free_ports(1 + len(NODES))
         host = socket.gethostname().partition(".")[0]
         text = CONF.format(folder=self.folder, host=host, port=ports[0])
         text += "".join(f"{name}={value}\n" for name, value in self.settings.items())
         for node, port in zip(NODES, ports[1:], strict=True):
-            text += f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=1000\n"
+            text += f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} {EACH}\n"
         text += f"PartitionName=all Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP\n"
         self.conf.write_text(text)
         self._daemon(

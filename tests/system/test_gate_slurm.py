@@ -63,11 +63,11 @@ class Gate:
         with self.probe.started(self.argv(*args, nodes=nodes), env=self.env) as process:
             yield process
 
-    def batch(self, script: str, folder: Path) -> Ran:
+    def batch(self, script: str, folder: Path, *options: str) -> Ran:
         """The same inside of a shell script that salloc runs."""
         path = folder / "script.sh"
         path.write_text(script)
-        argv = ["salloc", "-Q", "--no-kill", "-N3", "bash", str(path)]
+        argv = ["salloc", "-Q", "--no-kill", "-N3", *options, "bash", str(path)]
         with self.probe.started(argv, env=self.env) as process:
             return finish(process, LAUNCH_S)
 
@@ -212,6 +212,18 @@ def test_an_agent_that_does_not_answer_any_more_is_lost_and_ended(gate: Gate, la
     assert "n3" in named(ran).pop("AGENT_LOST", [])
     wait_for(lambda: not marked(gate.probe.mark), LEFT_S, "the stopped agent is ended too")
     wait_for(lambda: lab.run("squeue", "-h", "-s") == "", LEFT_S, "its step has ended")
+
+
+def test_a_task_has_all_gpus_that_the_job_has_on_its_node(gate: Gate, tmp_path: Path) -> None:
+    """Slurm says which by CUDA_VISIBLE_DEVICES. The script's own steps get one for each task, and one of them runs."""
+    names = ("SLURM_GPUS_PER_TASK", "SLURM_NTASKS")
+    taken = shlex.join(["env", *(f"-u{name}" for name in srun.environment(dict.fromkeys(names, "1")))])
+    step = shlex.join(["srun", "-N3", "--ntasks=3", *srun.OPTIONS, "/bin/sh", "-c", "echo $CUDA_VISIBLE_DEVICES"])
+    own = "export SLURM_GPUS_PER_TASK=1 SLURM_NTASKS=3\nsrun --overlap sleep 60 &\n"
+    ran = gate.batch(f"{own}{step}\necho\n{taken} {step}\nkill %1\n", tmp_path, "--gres=gpu:2")
+    settings, without = ran.out.strip().split("\n\n")
+    assert ["0: 0", "1: 0", "2: 0"] == sorted(settings.splitlines())
+    assert ["0: 0,1", "1: 0,1", "2: 0,1"] == sorted(without.splitlines())
 
 
 TALKER = """
