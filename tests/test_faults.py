@@ -252,7 +252,8 @@ EVIDENCE += [
                 "jump_unreachable:JUMP_HOST_DOWN jump_refused:JUMP_HOST_DOWN jump_name:JUMP_HOST_DOWN "
                 "jump_dropped:JUMP_HOST_DOWN jump_login_slow:JUMP_HOST_DOWN jump_ssh:JUMP_HOST_DOWN "
                 "jump_host_key_unknown:JUMP_HOST_KEY jump_host_key_changed:JUMP_HOST_KEY "
-                "jump_auth:JUMP_HOST_LOGIN jump_forbids:JUMP_HOST_LOGIN"
+                "jump_auth:JUMP_HOST_LOGIN jump_forbids:JUMP_HOST_LOGIN slurm_down:SLURM_NODE_DOWN "
+                "slurm_launch:SLURM_LAUNCH_FAILED slurm:SLURM_FAILED"
             ),
         ),
         ("gate.reach", "warn", "same_machine:SAME_MACHINE"),

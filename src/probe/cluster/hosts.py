@@ -116,6 +116,11 @@ def fold(names: Iterable[str]) -> str:
     return ",".join(names)
 
 
+def from_names(names: Iterable[str], where: str) -> tuple[Host, ...]:
+    """The hosts that somebody else has listed, in that order. Raises UsageError."""
+    return _checked([named(name, where) for name in names], where)
+
+
 def from_file(path: str) -> tuple[tuple[Host, ...], Hostfile]:
     """The hosts of a hostfile, in its order, and the file itself. Raises UsageError."""
     lines = _read(path).splitlines()

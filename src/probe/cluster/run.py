@@ -28,11 +28,14 @@ from probe.cluster.hosts import LOCALHOST, Host
 from probe.cluster.launch import Launcher
 from probe.cluster.ledger import Ledger
 from probe.cluster.model import GateReport, GateVerdict
-from probe.cluster.muster import Settings
+from probe.cluster.muster import REACH_SHARE, Settings
 from probe.cluster.targets import Named
 from probe.output import write
 from probe.state import default_path
 from probe.worker.parent import Children
+
+LAUNCH_SHARE = 0.6 * REACH_SHARE
+"""Of the budget, for the first start of a step: the second, without the nodes that gave no answer, must fit too."""
 
 
 class Request(Struct, frozen=True):
@@ -66,9 +69,8 @@ class GateRun:
                 from probe.cluster.progress import Progress
 
                 self.progress = Progress(self.ledger, self.budget)
-            await Gate(
-                self.request.settings, launcher(self.request.named, self.children), self.budget, self.ledger
-            ).run()
+            agents = launcher(self.request.named, self.children, self.request.budget_s)
+            await Gate(self.request.settings, agents, self.budget, self.ledger).run()
             self.leave("")
 
         anyio.run(main)
@@ -156,9 +158,14 @@ def allow_connections() -> None:
 
 
 def launcher(
-    named: Named, children: Children, *, environment: Mapping[str, str] | None = None, state: str = ""
+    named: Named,
+    children: Children,
+    budget_s: float,
+    *,
+    environment: Mapping[str, str] | None = None,
+    state: str = "",
 ) -> Launcher:
-    """What starts agents on these hosts.
+    """What starts agents on these hosts, in a run that has `budget_s`.
 
     `environment` is laid over that of agents on this machine; `state`: where simulated hosts have their state folders.
     """
@@ -167,6 +174,11 @@ def launcher(
 
         assert isinstance(named.ssh, Ssh)
         return SshLauncher(named.ssh)
+    if named.launcher == "slurm":
+        from probe.cluster.slurm import LAUNCH_S, Slurm, SlurmLauncher
+
+        assert isinstance(named.slurm, Slurm)
+        return SlurmLauncher(children, named.slurm, named.hosts, min(LAUNCH_S, LAUNCH_SHARE * budget_s))
     from probe.cluster.local import LocalLauncher
 
     own = environments(named.hosts, named.gpus, state)

@@ -17,13 +17,14 @@ from probe.rank.facts import visible_gpus
 MOST_SIMULATED = 64
 CONCURRENCY = min(256, 32 * (os.cpu_count() or 1))
 """How many hosts are connected to at a time: each costs this machine 6 ms of a core."""
-GIVEN = ("local", "hosts", "hostfile")
+GIVEN = ("local", "hosts", "hostfile", "slurm")
 """The flags that name hosts, of which one is wanted."""
 
 FLAGS = (
     click.option("--local", type=click.IntRange(1, MOST_SIMULATED), metavar="N", help="N simulated hosts here"),
     click.option("--hosts", metavar="SET", help="by ssh, such as 'gpu[01-16,20]'; localhost alone needs no sshd"),
     click.option("--hostfile", metavar="FILE", help="one host a line: host, host slots=N, user@host:port, # comments"),
+    click.option("--slurm", is_flag=True, help="the nodes of the Slurm allocation that this is run in, by srun"),
     click.option("--ifname", default="", metavar="NAME", help="the interface that the job will use, on every host"),
     click.option(
         "--port", type=click.IntRange(1, 65535), metavar="PORT", help="of the rendezvous; else a free one each time"
@@ -56,11 +57,13 @@ class Named(Struct, frozen=True):
     """The hosts of one run, and what starts agents on them."""
 
     launcher: str
-    """local or ssh."""
+    """local, ssh or slurm."""
     hosts: tuple[Host, ...]
     hostfile: Hostfile | None = None
     ssh: object = None
     """What `probe.cluster.ssh` needs; that file is imported only when ssh is used."""
+    slurm: object = None
+    """The same for `probe.cluster.slurm`."""
     gpus: tuple[str, ...] = ()
     """Of this machine, to be divided among simulated hosts."""
 
@@ -77,7 +80,9 @@ def named(given: Mapping[str, Any], command: str) -> Named:
 
 def prepared(found: Named, given: Mapping[str, Any]) -> Named:
     """With what its launcher needs, and all that can be wrong with that found out now: raises UsageError."""
-    return replace(found, ssh=_ssh(given, found.hosts)) if found.launcher == "ssh" else found
+    if found.launcher == "ssh":
+        return replace(found, ssh=_ssh(given, found.hosts))
+    return replace(found, slurm=_slurm(given)) if found.launcher == "slurm" else found
 
 
 def _hosts(given: Mapping[str, Any], command: str) -> tuple[str, tuple[Host, ...], Hostfile | None]:
@@ -85,9 +90,13 @@ def _hosts(given: Mapping[str, Any], command: str) -> tuple[str, tuple[Host, ...
     words = [name for name in GIVEN if given[name]]
     if len(words) != 1:
         message = f"{' and '.join(f'--{word}' for word in words)} together" if words else "no hosts are given"
-        raise UsageError(message, command, "one of --local N, --hosts SET, --hostfile FILE")
+        raise UsageError(message, command, "one of --local N, --hosts SET, --hostfile FILE, --slurm")
     if given["local"]:
         return "local", naming.simulated(given["local"]), None
+    if given["slurm"]:
+        from probe.cluster.slurm import hosts as allocated
+
+        return "slurm", allocated(), None
     hosts, hostfile = (naming.from_set(given["hosts"]), None) if given["hosts"] else naming.from_file(given["hostfile"])
     if len(hosts) == 1 and hosts[0].target in naming.LOCALHOST and not (hosts[0].user or hosts[0].port):
         return "local", hosts, hostfile
@@ -106,6 +115,12 @@ def _ssh(given: Mapping[str, Any], hosts: tuple[Host, ...]) -> Any:
         config=given["ssh_config"],
         python=given["remote_python"],
     )
+
+
+def _slurm(given: Mapping[str, Any]) -> Any:
+    from probe.cluster.slurm import prepare
+
+    return prepare(given["remote_python"])
 
 
 def ifname(given: Mapping[str, Any]) -> str:

@@ -167,7 +167,9 @@ class AcrossRun:
                 self.progress = Progress(self.ledger, self.budget)
             config = self.request.loaded.config
             environment = {"PROBE_PYTHON": config.python}
-            agents = launcher(self.named, self.children, environment=environment, state=config.state or "")
+            agents = launcher(
+                self.named, self.children, self.request.time_s, environment=environment, state=config.state or ""
+            )
             await Measuring(self.settings, agents, self.budget, self.ledger, self.course, self._agree).run()
             if self.course.complaint is None:
                 self.leave("")

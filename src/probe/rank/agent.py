@@ -62,6 +62,8 @@ TAIL_CHARACTERS = 2000
 MOST_RANKS = 64
 """On one host; the largest nodes have 16 GPUs."""
 BACKLOG = 4096
+FRAMED = (b"\x02", b"\x03\n")
+"""What stands around a line where whoever carries it adds line ends of their own, as srun does: JSON holds neither."""
 
 NAME = re.compile(r"[\w.:@-]{0,15}")
 """Of an interface (IFNAMSIZ), or empty."""
@@ -152,8 +154,9 @@ def parse(line: bytes) -> "dict[str, Any]":
 
 
 class Agent:
-    def __init__(self, name: str, address: str) -> None:
+    def __init__(self, name: str, address: str, frame: "tuple[bytes, bytes]") -> None:
         self.name = name
+        self.frame = frame
         self.given_address = self.address = address
         self.children = Children()
         self.zygote: Process | None = None
@@ -232,7 +235,7 @@ class Agent:
             getattr(self, "_" + command["verb"])(command)
 
     def say(self, what: str, **fields: Any) -> None:
-        line = json.dumps({"say": what, **fields}).encode() + b"\n"
+        line = self.frame[0] + json.dumps({"say": what, **fields}).encode() + self.frame[1]
         if not write(1, line, time.monotonic() + SAY_S) and not self.leaving:
             self.leave("nobody reads")
 
@@ -490,11 +493,12 @@ def _children_of(pid: int) -> "list[int]":
 
 
 def main(argv: "list[str]") -> NoReturn:
-    """``agent.py [name [address]]``: the name by which the controller knows this host, and the address to use."""
+    """``agent.py [name [address [framed]]]``: as the controller knows this host, and the address to use."""
     os.chdir("/")
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     become_subreaper()
-    agent = Agent(argv[0] if argv else "", argv[1] if len(argv) > 1 else "")
+    name, address, framed = (*argv, "", "", "")[:3]
+    agent = Agent(name, address, FRAMED if framed else (b"", b"\n"))
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, lambda number, frame: agent.leave(f"signal {number}"))
     agent.run()
