@@ -135,15 +135,6 @@ def test_without_their_own_checks_hosts_still_differ_in_driver_and_gpus() -> Non
     assert "8" == found.hosts[0].facts["gpus"]
 
 
-def test_a_host_that_was_lost_early_does_not_differ_in_what_it_did_not_come_to_say() -> None:
-    made = ledger(3, passes)
-    for name in ("h1", "h2"):
-        made.members[name].importer = {"nccl": "2.28.9"}
-    assert {"nccl"} == {one.key for one in judged(made).skew}
-    made.members["h3"].lost = "the agent was ended by SIGKILL"
-    assert () == judged(made).skew
-
-
 def test_hosts_that_differ_only_in_numbers_and_addresses_share_a_cause() -> None:
     out = {
         f"h{n}": Problem(HostState.UNREACHABLE, "gate.reach", f"late by {n} s (10.0.0.{n})", {"reason": "refused"})
