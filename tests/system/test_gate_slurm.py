@@ -103,9 +103,9 @@ def test_an_allocation_is_ready_through_all_phases(gate: Gate) -> None:
     assert (3, 3, "gloo") == tuple(said(ran)["world"][key] for key in ("hosts", "ranks", "backend"))
 
 
-def test_an_allocation_of_one_node_is_ready(gate: Gate) -> None:
-    ran = gate("--skip-node", nodes="n2")
-    assert (0, ["n2"]) == (ran.code, clean(ran))
+def test_an_allocation_of_one_node_is_spoken_with_alike(gate: Gate) -> None:
+    ran = gate("--skip-node", "--until", "node", nodes="n2")
+    assert (0, "ready", {"n2": "ready"}) == (ran.code, said(ran)["verdict"], states(ran)), ran
 
 
 def test_a_batch_script_s_own_settings_for_its_steps_do_not_reach_the_gate_s(gate: Gate, tmp_path: Path) -> None:
