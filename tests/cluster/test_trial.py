@@ -88,6 +88,14 @@ def test_a_rank_that_fails_before_it_meets_others_speaks_against_its_host() -> N
     assert (0,) == read(trial(said)).absent
 
 
+def test_a_rank_that_imports_torch_is_known_until_it_says_the_next_step() -> None:
+    said = well(2)
+    said[1] = [record("step", "import torch", rank=1)]
+    assert trial(said).importing
+    said[1] += [record("step", "store", rank=1)]
+    assert not trial(said).importing
+
+
 def test_a_host_that_never_said_anything_is_absent() -> None:
     said = well(3)
     said[2] = []

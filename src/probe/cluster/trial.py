@@ -22,7 +22,8 @@ from probe.cluster.protocol import AnyMessage, Ended, Heard, State
 from probe.model import Record
 from probe.worker.ending import LIMIT, name_of
 
-ALONE = ("import torch", "device", "cuda context", "torchrun")
+IMPORT = "import torch"
+ALONE = (IMPORT, "device", "cuda context", "torchrun")
 """Steps of a rank, and of torchrun, that have to do with its own host only."""
 SHARED = ("Rendezvous", "DistNetworkError", "DistStoreError", "TimeoutError", "local rank", "SignalException")
 """What torchrun says when a world did not form or a rank of it failed: no word about this very host."""
@@ -99,6 +100,11 @@ class Trial(Struct):
     @property
     def failed(self) -> bool:
         return self.first_failure is not None
+
+    @property
+    def importing(self) -> bool:
+        """Some rank imports torch: alone, on a disk and a CPU that others may be busy with."""
+        return any(rank.step == IMPORT for host in self.heard.values() for rank in host.ranks.values())
 
 
 def hear(trial: Trial, member: Member, message: AnyMessage | None) -> bool:

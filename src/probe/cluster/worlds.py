@@ -26,6 +26,9 @@ from probe.cluster.trial import HostHeard, Trial, hear
 GRACE_S = 1.5
 """After the first failure: gloo's peers notice a dead rank within 0.4 s (measured), and their words are evidence."""
 ENDING_S = 1.0
+IMPORT_S = 20.0
+"""An import of torch says nothing while it lasts, and says nothing of a link: from a cold network disk it took 20 s, and
+on two busy cores 12 where the first import, by which the pace is set, had taken 2."""
 LOOK_S = 0.1
 """How often a silent group is looked at again: others may be done meanwhile."""
 REACH_S = 3.0
@@ -259,6 +262,8 @@ class Tester:
             while not trial.done:
                 silent_s = time.monotonic() - heard_at
                 stall_s = self._company.stall_s(self._shape.pace.stall_s)
+                if trial.importing:
+                    stall_s = max(stall_s, IMPORT_S)
                 if silent_s > (GRACE_S if trial.failed else stall_s):
                     break
                 event = await stream.next(LOOK_S)
