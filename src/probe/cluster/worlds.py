@@ -27,8 +27,8 @@ GRACE_S = 1.5
 """After the first failure: gloo's peers notice a dead rank within 0.4 s (measured), and their words are evidence."""
 ENDING_S = 1.0
 IMPORT_S = 20.0
-"""An import of torch says nothing while it lasts, and says nothing of a link: from a cold network disk it took 20 s, and
-on two busy cores 12 where the first import, by which the pace is set, had taken 2."""
+"""An import of torch is silent while it lasts, and no word about a link: from a cold network disk it took 20 s, and on
+two busy cores 12 where the first import, by which the pace is set, had taken 2."""
 LOOK_S = 0.1
 """How often a silent group is looked at again: others may be done meanwhile."""
 REACH_S = 3.0
