@@ -76,10 +76,11 @@ def test_each_collective_stands_above_its_own_limit() -> None:
 
 
 def test_words_of_others_bring_no_escape_sequences_to_a_coloured_terminal() -> None:
-    report = replace(samples.run(0), notes=("h2 said \x1b[2J\x1b]0;title\x07this",))
+    report = replace(samples.run(0), notes=("h2 said \x1b[2J\x1b[8m\x1b]0;title\x07this",))
     shown = text.render(report, colour=True)
     assert "h2 said this" in shown
     assert "\x1b[2J" not in shown
+    assert "\x1b[8m" not in shown  # not even a colour: ours come after
     assert "\x1b[1m" in shown
 
 

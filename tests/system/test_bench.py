@@ -5,6 +5,7 @@ import os
 import pty
 import shutil
 import signal
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,11 @@ def test_other_hardware_is_refused_before_anything_is_measured(probe: Command, s
         (("--json", "/no/such/folder/a.json"), "there is no folder"),
         (("--compare", "/no/such/file"), "cannot be read"),
         (("--skip", "*"), "nothing is left"),
+        (("--save", "-"), "'-' is no file"),
+        (("--html", "-"), "'-' is no file"),
+        (("--compare", ""), "'' is no file"),
+        (("--json", ""), "'' is no file"),
+        (("--json", "x.out", "--html", "./x.out"), "is the file of --json too"),
         (("--budget", "9s"), "No such option"),
     ],
 )
@@ -153,6 +159,17 @@ def test_programs_without_time_are_skipped_and_that_is_no_failure(probe: Command
     assert ran.code in (0, 3), ran  # 3: its one second ended while torch was being imported
     assert program(found, "startup")["reason"] == "no time"
     assert ran.elapsed_s <= 1.0 + LATE_S
+
+
+def test_a_config_with_declared_checks_is_heeded_and_handed_to_the_checks(probe: Command, tmp_path: Path) -> None:
+    """What `probe check` runs with it is what the checks cost here."""
+    config = tmp_path / "probe.toml"
+    config.write_text('[[command]]\nname = "touch"\nargv = ["/bin/true"]\n')
+    path = tmp_path / "a.json"
+    words = argv(probe, "--only", "checks", "--time", "10s", "--config", config.name, "--json", str(path))
+    ran = probe.run(words, cwd=tmp_path)
+    assert ran.code == 0, ran
+    assert "service.command.touch" in {one["case"] for one in result(path)["results"]}
 
 
 def test_the_result_alone_goes_to_stdout_where_asked(probe: Command) -> None:
@@ -250,6 +267,108 @@ def test_progress_is_shown_on_a_terminal_with_and_without_rich(probe: Command, t
         wait_for(terminal, b"checks: what each check" if rich else b"checks: ")
         assert finish(process).code in (0, 3)
     os.close(terminal)
+
+
+def on_terminal(probe: Command, words: list[str], **env: str) -> Ran:
+    """With a terminal for stderr that somebody reads."""
+    terminal, its_end = pty.openpty()
+    with probe.started(words, env={"TERM": "xterm", **env}, stderr=its_end) as process:
+        os.close(its_end)
+        reader = threading.Thread(target=drain, args=(terminal,))
+        reader.start()
+        ran = finish(process)
+    reader.join(5)
+    os.close(terminal)
+    return ran
+
+
+def drain(terminal: int) -> None:
+    with suppress(OSError):  # what a terminal says whose other end is closed
+        while os.read(terminal, 4096):
+            pass
+
+
+def test_words_of_others_are_no_markup_of_the_progress(probe: Command, tmp_path: Path) -> None:
+    """Rich would raise for a closing tag that nothing opened."""
+    fake = fake_torch(tmp_path / "fake", "raise ImportError('[/x] gone')\n")
+    path = tmp_path / "a.json"
+    ran = on_terminal(probe, argv(probe, *QUICK, "--json", str(path)), PYTHONPATH=fake)
+    assert ran.code == 3
+    assert "[/x] gone" in program(result(path), "memory")["reason"]
+
+
+def test_a_defect_in_the_middle_keeps_what_is_measured_and_leaves_nothing(probe: Command, tmp_path: Path) -> None:
+    """Here of the bars: whatever raises, the results are written, and the folder of the run goes."""
+    rich = tmp_path / "fake" / "rich"
+    rich.mkdir(parents=True)
+    (rich / "__init__.py").touch()
+    (rich / "console.py").write_text("Console = dict\n")
+    (rich / "progress.py").write_text(BROKEN_BARS)
+    path, scratch = tmp_path / "a.json", tmp_path / "tmp"
+    scratch.mkdir()
+    words = argv(probe, "--only", "startup", "--only", "memory", "--time", "12s", "--json", str(path))
+    ran = on_terminal(probe, words, PYTHONPATH=str(tmp_path / "fake"), TMPDIR=str(scratch))
+    found = result(path)
+    assert (ran.code, found["exit_code"], found["partial"]) == (3, 3, True)
+    assert "broken off (ValueError: no such task" in found["notes"][0]
+    assert {"startup"} == {one["program"] for one in found["results"]}
+    assert [] == list(scratch.iterdir())
+
+
+BROKEN_BARS = """
+class Progress:
+    def __init__(self, *columns, **options): pass
+    def start(self): pass
+    def add_task(self, *args, **options): return 0
+    def refresh(self): pass
+    def update(self, *args, **options): raise ValueError("no such task")
+    def stop(self): pass
+
+def BarColumn(*args, **options): pass
+
+TextColumn = TimeElapsedColumn = BarColumn
+"""
+
+
+def test_a_file_that_nobody_takes_is_named_and_is_no_success(probe: Command, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    ran = bench(probe, "--only", "host", "--time", "6s", "--json", str(pipe))
+    assert ran.code == 3, ran
+    assert f"{pipe} was not written: nobody reads it" in ran.err
+    assert ran.out.startswith("probe bench: ")
+
+
+def test_a_run_that_failed_takes_no_baseline_s_place(probe: Command, saved: Path, tmp_path: Path) -> None:
+    fake = fake_torch(tmp_path / "fake", "raise ImportError('gone')\n")
+    before, other = saved.read_bytes(), tmp_path / "other.json"
+    for path in (saved, other):
+        ran = bench(probe, "--only", "memory", "--time", "6s", "--save", str(path), env={"PYTHONPATH": fake})
+        assert ran.code == 3, ran
+        assert str(path) in ran.err
+    assert saved.read_bytes() == before
+    assert (3, True) == ((found := result(other))["exit_code"], found["partial"])
+    ran = bench(probe, *QUICK, "--compare", str(other))
+    assert (2, "") == (ran.code, ran.out)
+    assert "cannot be compared with: memory: torch cannot be imported" in ran.err
+
+
+def test_where_nothing_could_be_compared_that_is_said_and_is_no_success(probe: Command, saved: Path) -> None:
+    ran = bench(probe, "--only", "checks", "--time", "6s", "--compare", str(saved))
+    assert ran.code == 3, ran
+    assert "nothing could be compared" in ran.out
+
+
+def test_a_baseline_of_another_s_making_costs_no_measurement(probe: Command, saved: Path, tmp_path: Path) -> None:
+    """Its figures are those of a clock, and what they differ by is beyond any exponential."""
+    found = json.loads(saved.read_bytes())
+    for one in found["results"]:
+        one["blocks"] = [1e-12, 1e15, 1e15]
+    (wild := tmp_path / "wild.json").write_text(json.dumps(found))
+    path = tmp_path / "a.json"
+    ran = bench(probe, *QUICK, "--compare", str(wild), "--json", str(path))
+    assert result(path)["results"], ran
+    assert "memory" in ran.out
 
 
 # ---- GPU hosts that are not here -------------------------------------------------------------------------------------

@@ -188,6 +188,11 @@ class Comparison(Struct, frozen=True):
     regressions: int
     changes: tuple[Change, ...]
 
+    @property
+    def judged(self) -> int:
+        """How many cases could be compared."""
+        return sum(change.verdict in {"same", "better", "regression"} for change in self.changes)
+
 
 class Bench(Struct, frozen=True):
     """One run of ``probe bench``, as ``--json`` and ``--save`` write it."""
@@ -200,7 +205,7 @@ class Bench(Struct, frozen=True):
     elapsed_s: float
     exit_code: int
     partial: bool
-    """It was interrupted, or ran out of its time, before every program had ended."""
+    """It was interrupted, ran out of its time, or one of its programs could not run to its end: results are missing."""
     notes: tuple[str, ...]
     provenance: Provenance
     programs: tuple[Program, ...]

@@ -23,21 +23,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
 from probe import exits, expect, torchfile
-from probe.attempt import CURRENT, INTERRUPTS, LAST_WORDS_S
+from probe.attempt import CURRENT
 from probe.clock import Budget
-from probe.config import UsageError
+from probe.config import Loaded, UsageError
 from probe.measure import baseline, delivery, filing, machine, shares
 from probe.measure.conditions import Meter
+from probe.measure.ending import Ending, defect, reason_of
 from probe.measure.model import Bench, Done, Gpu, Program, Provenance, Result
 from probe.measure.progress import Progress
 from probe.measure.request import Request
 from probe.measure.talk import Talk
-from probe.model import Expectation, Record
+from probe.model import Expectation, Gpus, Record
 from probe.output import write
 from probe.state import Leaving, StateFolder, default_path
 from probe.worker.launch import ONE_THREAD, mps_pipe
@@ -64,6 +66,20 @@ class Refused(Exception):
 
 class Failed(Exception):
     """A program could not run."""
+
+
+def argv_of_check(loaded: Loaded, budget_s: float, state: str) -> list[str]:
+    """The checks as anybody would run them with these settings; what comes of the environment is inherited."""
+    config = loaded.config
+    argv = [sys.executable, "-P", "-m", "probe", "check", "--format", "json", "--exit-codes", "shell"]
+    argv += ["--busy", "test", "--budget", f"{budget_s:.1f}s", "--state", state, "--log", "off"]
+    argv += ["--device", config.device, "--python", config.python, "--gpus-expect", _said(config.gpus_expect)]
+    return argv + (["--config", os.path.abspath(loaded.path)] if loaded.path else [])  # it runs in another folder
+
+
+def _said(gpus: Gpus) -> str:
+    """As `--gpus-expect` takes it."""
+    return "auto" if gpus is None else str(gpus) if isinstance(gpus, int) else ",".join(gpus)
 
 
 class Session:
@@ -95,8 +111,7 @@ class Session:
         """Of the running program, where each process gives one sample of each case."""
         self._seed = int.from_bytes(os.urandom(4), "little")
         """Of the words that are copied: the ranks of one group know each other's."""
-        self._leaving = False
-        self._code = exits.code(CURRENT.column, "internal")
+        self._ending = Ending()
 
     def go(self) -> NoReturn:
         """Measure, report and leave the process."""
@@ -109,19 +124,24 @@ class Session:
             if self.request.baseline is not None:
                 baseline.refuse_other_hosts(self.request.baseline, (), self.request.compare)
                 baseline.refuse_other_hardware(self.request.baseline, self.provenance(), self.request.compare)
+            self._measure()
         except (Refused, Failed) as reason:
             self._refuse(str(reason))
         except UsageError:
             self._tidy()
             raise
+        except Exception as error:  # noqa: BLE001 - a defect of probe: what is measured is kept, and the defect said
+            self.leave(f"broken off ({defect(error)})")
+        self.leave("")
+        raise AssertionError("unreachable: leave does not return")
+
+    def _measure(self) -> None:
         self._start_meter()
         entries = self.request.entries
         for at, entry in enumerate(entries):
             self._run(entry, [other for other in entries[at + 1 :] if not self._does_not_apply(other)])
         if self.meter.readings:
             self.meter.wait_for_another(self.talk, self.budget.left_s(self.budget.kill_s))
-        self.leave("")
-        raise AssertionError("unreachable: leave does not return")
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -346,9 +366,7 @@ class Session:
 
     def _one_check(self, until: float) -> dict[str, Any]:
         budget_s = max(2.0, until - time.monotonic() + shares.GRACE_S)
-        argv = [sys.executable, "-P", "-m", "probe", "check", "--format", "json", "--exit-codes", "shell"]
-        argv += ["--busy", "test", "--budget", f"{budget_s:.1f}s", "--state", os.path.join(self.folder, "state")]
-        argv += ["--device", self.config.device, "--python", self.config.python, "--log", "off"]
+        argv = argv_of_check(self.request.loaded, budget_s, os.path.join(self.folder, "state"))
         process = self.talk.start_foreign(argv, worker="checks")
         self._finish([process], time.monotonic() + budget_s + 1.0, must=False)
         try:
@@ -493,26 +511,17 @@ class Session:
     # -- leaving ------------------------------------------------------------------------------------------------------
 
     def leave(self, why: str) -> None:
-        """Write what is known and leave. `why`: "" at the regular end, else "late", "interrupted", "terminated".
+        """Write what is known and leave; `why` as `Ending.leave` has it."""
+        self._ending.leave(why, lambda: self._write(why), self._clear_up)
 
-        Returns only to a signal that came during the end itself, which is bounded and goes on.
-        """
-        if self._leaving and why != "late":
-            return
-        first, self._leaving = not self._leaving, True
-        try:
-            if first:
-                self._write_and_tidy(why)
-        except Exception as error:  # noqa: BLE001 - a defect in the report must not end in silence
-            text = f"probe: bench could not write its results: {type(error).__name__}: {error}\n"
-            write(2, text.encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
-        finally:
-            self.talk.children.kill()
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os._exit(self._code)
+    def _clear_up(self) -> None:
+        self.talk.children.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write_and_tidy(self, why: str) -> None:
-        self.progress.stop()
+    def _write(self, why: str) -> int:
+        """Everything that is known, as it was asked for; the exit code."""
+        with suppress(Exception):  # a terminal that is gone, a defect of rich: neither is worth the results
+            self.progress.stop()
         if why == "late":
             self.talk.children.kill()
         else:
@@ -522,7 +531,7 @@ class Session:
             entry, began, share_s = self._running
             self._file_samples(entry.name)
             self._keep(entry.name, self._current)
-            reason = why if why in INTERRUPTS.values() else "not done in time"
+            reason = reason_of(why)
             self._spans[entry.name] = (began, time.monotonic())
             self.programs.append(self._program(entry, Done.FAIL, reason, share_s, time.monotonic() - began))
         have = {program.program for program in self.programs}
@@ -530,9 +539,7 @@ class Session:
         for entry in self.request.entries:
             if entry.name not in have:
                 self.programs.append(self._program(entry, Done.SKIP, why or "no time", 0.0, 0.0))
-        report = self.report(why)
-        self._code = report.exit_code
-        self._code = delivery.write_all(self.request, report, self.budget)
+        return delivery.write_all(self.request, self.report(why), self.budget, self._ending)
 
     def _remember(self) -> None:
         """Leave for the next run who has not gone."""
@@ -559,7 +566,7 @@ class Session:
 
     def _tidy(self) -> None:
         self.progress.stop()
-        self._leaving = True
+        self._ending.begun = True
         self.talk.children.reap(TEARDOWN_S)
         self._remember()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -11,35 +11,30 @@
 GPUs share a line, which shows the slowest; collectives are a table of their own, sizes by operations.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 
 from probe.cluster.hosts import fold
+from probe.measure import words
 from probe.measure.model import Bench, Change, Condition, Done, Program, Result
-from probe.redact import clean, redact
 
 WIDTH = 34
+NOT_COMPARED = "nothing could be compared"
 SHOWN_CHECKS = 6
 REASONS = {0x8: "hardware slowdown", 0x20: "heat", 0x40: "heat (hardware)", 0x80: "power brake", 0x4: "power cap"}
 """Of NVML's clocks event reasons those that cost speed."""
 COLOURS = {"good": 32, "bad": 31, "dim": 2, "bold": 1}
-OURS = re.compile(r"(\x1b\[\d{1,2}m)")
 Paint = Callable[[str, str], str]
 
 
 def render(report: Bench, *, colour: bool = False) -> str:
     paint: Paint = (lambda how, text: f"\x1b[{COLOURS[how]}m{text}\x1b[0m") if colour else (lambda how, text: text)
+    report = words.shown(report)
     lines = [paint("bold", headline(report)), *hosts(report), *(paint("bad", line) for line in notes(report))]
     if report.comparison is not None:
         lines += comparison(report, paint)
     for program in report.programs:
         lines += ["", *_block(program, [one for one in report.results if one.program == program.program], paint)]
-    return "".join(redact(clean_line(line, colour)) + "\n" for line in lines)
-
-
-def clean_line(line: str, colour: bool) -> str:
-    """Without control characters but those of our own colours: others' words are in it."""
-    return "".join(part if colour and OURS.fullmatch(part) else clean(part) for part in OURS.split(line))
+    return "".join(line + "\n" for line in lines)
 
 
 def headline(report: Bench) -> str:
@@ -65,9 +60,9 @@ def notes(report: Bench) -> list[str]:
     found = [f"note: {note}" for note in report.notes]
     found += [f"fail: {one.program}: {one.reason}" for one in report.programs if one.status is Done.FAIL]
     held = {program.program: held_back(program.conditions) for program in report.programs}
-    for words in dict.fromkeys(filter(None, held.values())):
-        programs = ", ".join(name for name in held if held[name] == words)
-        found += [f"note: clocks were held back by {words}: {programs}"]
+    for what in dict.fromkeys(filter(None, held.values())):
+        programs = ", ".join(name for name in held if held[name] == what)
+        found += [f"note: clocks were held back by {what}: {programs}"]
     return found
 
 
@@ -85,20 +80,22 @@ def held_back(conditions: Iterable[Condition]) -> str:
 def comparison(report: Bench, paint: Paint) -> list[str]:
     found = report.comparison
     assert found is not None
-    lines = [f"against {found.baseline} of {found.baseline_started_at[:16]}, {found.tolerance:.1%} allowed"]
+    more = (
+        " (more where a case differs anyway)"
+        if any((one.allowed or 0) > found.tolerance for one in found.changes)
+        else ""
+    )
+    lines = [f"against {found.baseline} of {found.baseline_started_at[:16]}, {100 * found.tolerance:g} % allowed{more}"]
     lines += [f"  changed since: {difference}" for difference in found.differences]
     worse = [change for change in found.changes if change.verdict == "regression"]
     better = [change for change in found.changes if change.verdict == "better"]
     lines += [paint("bad", f"  regression: {line}") for line in folded(worse)]
     lines += [paint("good", f"  better: {line}") for line in folded(better)]
-    judged = [change for change in found.changes if change.verdict in ("same", "better", "regression")]
     silent = [change for change in found.changes if change.verdict == "unjudged"]
     gone = sum(change.verdict == "gone" for change in found.changes)
-    lines.append(
-        f"  {len(worse)} of {len(judged)} figures are worse; {len(silent)} have too few samples to tell"
-        + (f"; {gone} of the baseline were not measured" if gone else "")
-    )
-    return lines
+    told = f"{len(worse)} of {found.judged} figures are worse" if found.judged else paint("bad", NOT_COMPARED)
+    missing = f"; {gone} of the baseline were not measured" if gone else ""
+    return [*lines, f"  {told}; {len(silent)} have too few samples to tell{missing}"]
 
 
 def folded(changes: Sequence[Change]) -> list[str]:
@@ -142,7 +139,7 @@ def _block(program: Program, results: Sequence[Result], paint: Paint) -> list[st
         lines = _checks(head, results)
     else:
         lines = [_heading(head, program.program, results), *(_row(group, paint) for group in by_case(results))]
-    lines += [paint("dim", f"  limit {words}") for words in unknown(results)]
+    lines += [paint("dim", f"  limit {why}") for why in unknown(results)]
     if program.left_out:
         first, more = program.left_out[0], len(program.left_out) - 1
         lines.append(paint("dim", f"  left out: {first}{f' (and {more} more)' if more else ''}"))
