@@ -10,7 +10,11 @@ from probe import config
 from probe.checks import load as load_checks
 from probe.measure import shares
 from probe.measure.progress import SHOWN
-from probe.measure.session import argv_of_check
+from probe.measure.request import Request
+from probe.measure.session import Failed, NoTime, Session, argv_of_check
+from probe.model import Record
+from probe.worker.parent import Process
+from tests.measure import samples
 
 
 @pytest.mark.parametrize("given", ["auto", "0", "8", "GPU-a,GPU-b"])
@@ -42,3 +46,56 @@ def test_an_end_that_is_held_up_is_no_success_and_says_by_what() -> None:
 
 def test_what_progress_shows_fits_its_line() -> None:
     assert [] == [entry.name for entry in shares.ENTRIES if len(f"{entry.name}: {entry.what}") > SHOWN]
+
+
+def of_two_gpus() -> Session:
+    session = Session(Request(config.load({}, {}, load_checks()), time_s=3600.0, entries=()))
+    session.gpus = [samples.h100(0), samples.h100(1)]
+    return session
+
+
+def child(session: Session, at: int, script: str) -> Process:
+    return session.talk.start_foreign(["sh", "-c", script], worker="torch", target=samples.h100(at).target)
+
+
+def test_one_gpu_that_fails_takes_no_other_along_and_is_named() -> None:
+    """The second ends well, and later: those who measure alone are waited for."""
+    session = of_two_gpus()
+    both = [child(session, 0, "exit 3"), child(session, 1, "sleep 1")]
+    with pytest.raises(Failed, match=r"^GPU 0: torch: no answer, ended with status 3$"):
+        session._take_from("matmul", both, 30.0, together=False)
+    ends = [session.talk.heard[process].exit for process in both]
+    assert [3, 0] == [end.status if end else None for end in ends]
+
+
+def test_all_gpus_that_fail_on_their_own_are_named() -> None:
+    session = of_two_gpus()
+    both = [child(session, 0, "exit 3"), child(session, 1, "exit 4")]
+    with pytest.raises(Failed, match=r"(?=.*GPU 0: )(?=.*GPU 1: )"):
+        session._take_from("matmul", both, 30.0, together=False)
+
+
+def test_a_group_ends_with_its_first_that_fails() -> None:
+    session = of_two_gpus()
+    both = [child(session, 0, "sleep 600"), child(session, 1, "exit 3")]
+    with pytest.raises(Failed, match=r"^GPU 1: torch: no answer, ended with status 3$"):
+        session._take_from("collective", both, 30.0)
+
+
+def test_whom_our_own_clock_ends_at_once_had_no_time_and_who_had_enough_failed() -> None:
+    session = of_two_gpus()
+    for fair_s, expected in ((60.0, NoTime), (0.0, Failed)):
+        process = child(session, 0, "sleep 600")
+        session.talk.end([process], 10.0)
+        assert type(session._failure([process], fair_s)) is expected
+
+
+def test_what_is_filed_is_no_longer_current() -> None:
+    """Both at once: whoever is interrupted between files a program's results neither twice nor never."""
+    session = of_two_gpus()
+    process = session.talk.start_foreign(["sh", "-c", "exit 0"], worker="torch", target=samples.h100(1).target)
+    session.talk.heard[process].records.append(
+        Record("left", target=samples.h100(1).target, text="no time", data={"case": "bf16 8192"})
+    )
+    session._take_from("matmul", [process], 30.0, together=False)
+    assert ([], ["GPU 1: bf16 8192: no time"]) == (session._current, session._left_out)

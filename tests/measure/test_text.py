@@ -116,6 +116,18 @@ def test_what_could_not_run_and_what_was_wrong_stand_before_the_figures() -> Non
     assert "WRONG RESULT" in next(line for line in shown.splitlines() if line.startswith("  bf16 8192"))
 
 
+def test_of_several_gpus_those_that_were_wrong_are_named() -> None:
+    report = samples.run(4)
+    bad = {report.provenance.gpus[1].target, report.provenance.gpus[3].target}
+    results = tuple(
+        replace(one, verified=False) if (one.case == "bf16 8192" and one.target in bad) or one.case == "2 to 0" else one
+        for one in report.results
+    )
+    lines = text.render(replace(report, results=results)).splitlines()
+    assert next(line for line in lines if line.startswith("  bf16 8192")).endswith("WRONG RESULT on GPU 1, 3")
+    assert "  WRONG RESULT: 2 to 0" in lines
+
+
 def test_what_held_the_clocks_back_is_said() -> None:
     assert "clocks were held back by power cap: " in text.render(samples.run(1))
 

@@ -157,6 +157,10 @@ class Provenance(Struct, frozen=True):
     hosts: tuple[Host, ...] = ()
     """Where the ranks were, if not on this host alone; then `cpu`, `cores`, `torch` and so on are the first one's."""
 
+    def place(self, target: str) -> str:
+        """The number of a GPU as NVML lists it; what is no GPU of ours as it is called."""
+        return next((str(at) for at, gpu in enumerate(self.gpus) if gpu.target == target), target)
+
 
 class Change(Struct, frozen=True):
     """One case against the baseline. `change`, `noise` and `allowed` are fractions; a positive change is better."""

@@ -325,7 +325,7 @@ def conditions(report: Bench) -> str:
     if not gpus:
         return ""
     rows = [
-        _around(program.program, one, gpus)
+        _around(program.program, one, report)
         for program in report.programs
         for one in program.conditions
         if program.status is not Done.SKIP
@@ -362,11 +362,11 @@ def hosts(report: Bench) -> str:
     return f"<section><h2>Hosts</h2>{listed}</section>" if rows else ""
 
 
-def _around(program: str, one: Condition, gpus: Sequence[Gpu]) -> str:
+def _around(program: str, one: Condition, report: Bench) -> str:
     clocks = _change(one.sm_mhz_before, one.sm_mhz_during, one.sm_mhz_after, "MHz")
     heat = _change(one.celsius_before, one.celsius_after, None, "°C")
     power = f"{one.watts_during:.0f} W" if one.watts_during is not None else "-"
-    return _cells(program, _place(one.target, gpus), clocks, heat, power, held_back([one]) or "nothing")
+    return _cells(program, report.provenance.place(one.target), clocks, heat, power, held_back([one]) or "nothing")
 
 
 def _facts(gpu: Gpu) -> Iterable[str]:
@@ -380,10 +380,6 @@ def _facts(gpu: Gpu) -> Iterable[str]:
     yield f"{gpu.pcie_generation}.0 x{gpu.pcie_width}" if gpu.pcie_generation else "-"
     yield f"{gpu.nvlinks} x {gpu.nvlink_gbps:g} GB/s" if gpu.nvlinks and gpu.nvlink_gbps else str(gpu.nvlinks or "-")
     yield f"{gpu.power_limit_watts:.0f} W" if gpu.power_limit_watts else "-"
-
-
-def _place(target: str, gpus: Sequence[Gpu]) -> str:
-    return next((str(at) for at, gpu in enumerate(gpus) if gpu.target == target), target)
 
 
 def _change(before: float | None, during: float | None, after: float | None, unit: str) -> str:
@@ -411,7 +407,7 @@ def _row(one: Result, report: Bench, change: Change | None) -> str:
     unit = shown_unit(one.unit)
     right = {True: "yes", False: "WRONG", None: ""}[one.verified]
     share = f"{one.median / one.limit:.0%}" if one.limit else ""
-    cells = [one.program, one.case, _place(one.target, report.provenance.gpus), f"{numbers[0]} {unit}", *numbers[1:]]
+    cells = [one.program, one.case, report.provenance.place(one.target), f"{numbers[0]} {unit}", *numbers[1:]]
     cells += [str(one.n), limited(one) or "-", share, right, one.limit_source]
     if report.comparison is not None:
         cells.append(

@@ -33,7 +33,7 @@ def render(report: Bench, *, colour: bool = False) -> str:
     if report.comparison is not None:
         lines += comparison(report, paint)
     for program in report.programs:
-        lines += ["", *_block(program, [one for one in report.results if one.program == program.program], paint)]
+        lines += ["", *_block(program, report, paint)]
     return "".join(line + "\n" for line in lines)
 
 
@@ -125,7 +125,8 @@ def say(change: Change) -> str:
 # ---- a program -------------------------------------------------------------------------------------------------------
 
 
-def _block(program: Program, results: Sequence[Result], paint: Paint) -> list[str]:
+def _block(program: Program, report: Bench, paint: Paint) -> list[str]:
+    results = [one for one in report.results if one.program == program.program]
     head = paint("bold", program.program)
     if program.status is not Done.DONE and not results:
         return [f"{head}  {program.status}: {program.reason}"]
@@ -134,11 +135,11 @@ def _block(program: Program, results: Sequence[Result], paint: Paint) -> list[st
     elif program.program == "collective":
         lines = _collectives(head, results)
     elif program.program == "peer":
-        lines = _matrix(head, results)
+        lines = _matrix(head, results, paint)
     elif program.program == "checks":
         lines = _checks(head, results)
     else:
-        lines = [_heading(head, program.program, results), *(_row(group, paint) for group in by_case(results))]
+        lines = [_heading(head, program.program, results), *(_row(group, report, paint) for group in by_case(results))]
     lines += [paint("dim", f"  limit {why}") for why in unknown(results)]
     if program.left_out:
         first, more = program.left_out[0], len(program.left_out) - 1
@@ -166,12 +167,14 @@ def by_case(results: Sequence[Result]) -> list[list[Result]]:
     return [sorted(group, key=lambda one: one.median, reverse=group[0].unit == "s") for group in groups.values()]
 
 
-def _row(group: Sequence[Result], paint: Paint) -> str:
+def _row(group: Sequence[Result], report: Bench, paint: Paint) -> str:
     one = group[0]
     name = one.case + (f", slowest of {len(group)}" if len(group) > 1 else "")
     values = "".join(f"{figure(value, one.unit):>9}" for value in (one.median, one.p5, one.p95))
     limit, share = (figure(one.limit, one.unit), f"{one.median / one.limit:.0%}") if one.limit else ("-", "")
-    wrong = "" if all(each.verified is not False for each in group) else paint("bad", "  WRONG RESULT")
+    bad = sorted(report.provenance.place(each.target) for each in group if each.verified is False)
+    where = f" on GPU {', '.join(bad)}" if len(group) > 1 else ""
+    wrong = paint("bad", f"  WRONG RESULT{where}") if bad else ""
     return f"  {name:<{WIDTH}}{values}{one.n:>6}{limit:>9}  {share}{wrong}".rstrip()
 
 
@@ -184,7 +187,7 @@ def _checks(head: str, results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _matrix(head: str, results: Sequence[Result]) -> list[str]:
+def _matrix(head: str, results: Sequence[Result], paint: Paint) -> list[str]:
     """Rows send, columns receive."""
     values = {(one.data["from"], one.data["to"]): one.median for one in results}
     count = 1 + max((max(int(str(a)), int(str(b))) for a, b in values), default=0)
@@ -193,7 +196,7 @@ def _matrix(head: str, results: Sequence[Result]) -> list[str]:
     for row in range(count):
         cells = (figure(values[row, column], "GB/s") if (row, column) in values else "-" for column in range(count))
         lines.append(f"  {row:>6}" + "".join(f"{cell:>8}" for cell in cells))
-    return lines
+    return lines + [paint("bad", f"  WRONG RESULT: {one.case}") for one in results if one.verified is False]
 
 
 def _limits(results: Sequence[Result]) -> str:
