@@ -44,6 +44,43 @@ def test_an_end_that_is_held_up_is_no_success_and_says_by_what() -> None:
     assert "held up by /mnt/a.json" in ran.stderr
 
 
+WRITTEN = """
+import threading, time
+from probe.measure.ending import Ending
+ending = Ending()
+def clear_up():
+    threading.Thread(target=ending.leave, args=("late", None, lambda: None)).start()
+    time.sleep(60)
+ending.leave("", lambda: 1, clear_up)
+"""
+
+
+def test_an_end_that_is_held_up_after_all_is_written_has_the_code_of_the_run() -> None:
+    ran = subprocess.run([sys.executable, "-c", WRITTEN], capture_output=True, text=True, timeout=30, check=False)
+    assert (1, "", "") == (ran.returncode, ran.stdout, ran.stderr)
+
+
+def test_one_gpu_s_failure_leaves_the_others_to_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies with the host are of one GPU after another; wrong words are told beside what had no time."""
+    session = of_two_gpus()
+    ends: dict[str, Exception | str] = {"0": NoTime("GPU 0: no answer"), "1": "GPU 1: 3 words differ"}
+
+    def take(program: str, processes: list[str], limit_s: float) -> str:
+        end = ends[processes[0]]
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    monkeypatch.setattr(session, "_fork", lambda program, job, uuids, limit_s: str(int(job["target"][8:16], 16)))
+    monkeypatch.setattr(session, "_take_from", take)
+    with pytest.raises(Failed, match="GPU 0: no answer; GPU 1: 3 words differ") as raised:
+        session._host(10.0)
+    assert type(raised.value) is Failed
+    ends["1"] = ""
+    with pytest.raises(NoTime):
+        session._host(10.0)
+
+
 def test_what_progress_shows_fits_its_line() -> None:
     assert [] == [entry.name for entry in shares.ENTRIES if len(f"{entry.name}: {entry.what}") > SHOWN]
 

@@ -37,13 +37,16 @@ class Ending:
         try:
             if first:
                 self._code = write_all()
-            else:
+                self.doing = ""
+            elif self.doing:
                 _complain(f"bench could not write its results in time: held up by {self.doing}")
         except Exception as error:  # noqa: BLE001 - a defect in the report must not end in silence
             _complain(f"bench could not write its results: {defect(error)}")
         finally:
-            clear_up()
-            os._exit(self._code)
+            try:
+                clear_up()
+            finally:
+                os._exit(self._code)
 
 
 def _complain(words: str) -> None:

@@ -51,8 +51,8 @@ LOOK_S = 10.0
 SETTLE_S = 1.2
 """NVML's utilisation is of a sampling period up to a second long (nvmlUtilization_t): our own last run shows in it."""
 SETTLES = 3
-IMPORT_FAIR_S = 10.0
-"""Who starts with torch and had less is not blamed: an import took 4.7 s on an H100 host, and machines are shared."""
+START_FAIR_S = 10.0
+"""Who starts, with torch or the driver, and had less is not blamed: an import took 4.7 s on an H100 host, alone."""
 IMPORT_S = 60.0
 """The slowest import of torch that anybody waits for: from a cold network disk it took 20 s."""
 CHECK_ENDS_S = 0.5
@@ -271,10 +271,10 @@ class Session:
                 status, reason = Done.DONE if measured else Done.SKIP, f"no time: {error}"
             except Failed as error:
                 status, reason, self._broken_off = Done.FAIL, str(error), True
-            self._running = None
         ended = time.monotonic()
         self._spans[entry.name] = (began, ended)
-        self.programs.append(self._program(entry, status, reason, share_s, ended - began))
+        done = self._program(entry, status, reason, share_s, ended - began)
+        self.programs, self._running = [*self.programs, done], None  # at once, as in `_file_samples`
         self.progress.end(entry.name, status, reason, sum(one.program == entry.name for one in self.results))
 
     def _left_s(self) -> float:
@@ -420,7 +420,7 @@ class Session:
             self.talk.end([zygote], TEARDOWN_S)
             if imported is not None:
                 raise Failed(f"torch cannot be imported: {imported.text}")
-            raise self._failure([zygote], IMPORT_FAIR_S, "torch cannot be imported: ")
+            raise self._failure([zygote], START_FAIR_S, "torch cannot be imported: ")
         self.torch = str(imported.data.get("version", ""))
         self.zygote = zygote
         return zygote
@@ -461,7 +461,8 @@ class Session:
                 failures.append(error)
         said = "; ".join(filter(None, [*map(str, failures), *wrong]))
         if failures:
-            raise (NoTime if all(isinstance(error, NoTime) for error in failures) else Failed)(said)
+            cut = all(isinstance(error, NoTime) for error in failures) and not any(wrong)
+            raise (NoTime if cut else Failed)(said)
         return said
 
     def _peer(self, share_s: float) -> str:
@@ -494,7 +495,7 @@ class Session:
         self.talk.ended(processes, until)
         self.talk.end(processes, TEARDOWN_S)
         if must and any(self.talk.problem(process) for process in processes):
-            raise self._failure(processes, IMPORT_FAIR_S)
+            raise self._failure(processes, START_FAIR_S)
 
     def _failure(
         self, processes: Iterable[Process], fair_s: float, before: str = "", *, together: bool = True, after: str = ""
