@@ -304,7 +304,9 @@ def test_words_of_others_are_no_markup_of_the_progress(probe: Command, tmp_path:
     path = tmp_path / "a.json"
     ran = on_terminal(probe, argv(probe, *QUICK, "--json", str(path)), PYTHONPATH=fake)
     assert ran.code == 3
-    assert "[/x] gone" in program(result(path), "memory")["reason"]
+    found = result(path)
+    assert "[/x] gone" in program(found, "memory")["reason"]
+    assert found["notes"] == []  # nothing broke off
 
 
 def test_a_defect_in_the_middle_keeps_what_is_measured_and_leaves_nothing(probe: Command, tmp_path: Path) -> None:
