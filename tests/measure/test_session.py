@@ -8,8 +8,6 @@ import pytest
 
 from probe import config
 from probe.checks import load as load_checks
-from probe.measure import shares
-from probe.measure.progress import SHOWN
 from probe.measure.request import Request
 from probe.measure.session import Failed, NoTime, Session, argv_of_check
 from probe.model import Record
@@ -79,10 +77,6 @@ def test_one_gpu_s_failure_leaves_the_others_to_be_measured(monkeypatch: pytest.
     ends["1"] = ""
     with pytest.raises(NoTime):
         session._host(10.0)
-
-
-def test_what_progress_shows_fits_its_line() -> None:
-    assert [] == [entry.name for entry in shares.ENTRIES if len(f"{entry.name}: {entry.what}") > SHOWN]
 
 
 def of_two_gpus() -> Session:

@@ -298,17 +298,6 @@ def drain(terminal: int) -> None:
             pass
 
 
-def test_words_of_others_are_no_markup_of_the_progress(probe: Command, tmp_path: Path) -> None:
-    """Rich would raise for a closing tag that nothing opened."""
-    fake = fake_torch(tmp_path / "fake", "raise ImportError('[/x] gone')\n")
-    path = tmp_path / "a.json"
-    ran = on_terminal(probe, argv(probe, *QUICK, "--json", str(path)), PYTHONPATH=fake)
-    assert ran.code == 3
-    found = result(path)
-    assert "[/x] gone" in program(found, "memory")["reason"]
-    assert found["notes"] == []  # nothing broke off
-
-
 def test_a_defect_in_the_middle_keeps_what_is_measured_and_leaves_nothing(probe: Command, tmp_path: Path) -> None:
     """Here of the bars: whatever raises, the results are written, and the folder of the run goes."""
     rich = tmp_path / "fake" / "rich"
