@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from probe.config import UsageError
 from probe.measure import baseline
 from probe.measure import json as bench_json
-from probe.measure.model import Bench, Change, Comparison
+from probe.measure.model import Bench, Change, Comparison, Done, Program
 from tests.measure import samples
 
 TOLERANCE = 0.05
@@ -165,6 +165,23 @@ def test_a_saved_run_reads_back_as_it_was(tmp_path: Path) -> None:
 def test_what_is_no_baseline_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "base.json"
     path.write_bytes(content)
+    with pytest.raises(UsageError, match=words):
+        baseline.read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"partial": True}, "it is partial"),
+        ({"programs": (Program("memory", Done.FAIL, "torch not installed", 1.0, 1.0),)}, "memory: torch not installed"),
+        ({"results": (replace(samples.run(1).results[0], verified=False),)}, "was computed wrongly"),
+        ({"results": (replace(samples.run(1).results[0], blocks=(1e-300, 1e300, 1e300)),)}, "nobody measures"),
+        ({"results": (replace(samples.run(1).results[0], median=1e300),)}, "nobody measures"),
+    ],
+)
+def test_a_run_that_lacks_something_is_no_baseline(tmp_path: Path, changes: dict[str, object], words: str) -> None:
+    path = tmp_path / "base.json"
+    path.write_bytes(bench_json.encode(replace(samples.run(1), **changes)))
     with pytest.raises(UsageError, match=words):
         baseline.read(str(path))
 

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 from probe.config import UsageError
 from probe.measure import files, shares
 from probe.measure.summary import BLOCKS, joined, parts, quantile, summarise
+
+SOON = time.monotonic() + 3600
+"""Until when a pipe is written to: these have readers, or say at once that they have none."""
 
 
 def test_seconds_become_rates() -> None:
@@ -59,7 +63,7 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) 
     path = tmp_path / "out.json"
     path.write_text("old")
     before = path.stat().st_ino
-    files.replace(str(path), b"new")
+    files.replace(str(path), b"new", SOON)
     assert path.read_text() == "new"
     assert path.stat().st_ino != before
     assert [path] == list(tmp_path.iterdir())
@@ -69,7 +73,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     real, link = tmp_path / "real", tmp_path / "link"
     real.write_text("old")
     link.symlink_to(real)
-    files.replace(str(link), b"new")
+    files.replace(str(link), b"new", SOON)
     assert link.is_symlink()
     assert real.read_text() == "new"
 
@@ -78,10 +82,32 @@ def test_what_is_no_regular_file_is_written_to_and_not_replaced(tmp_path: Path) 
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    files.replace(str(pipe), b"words")
+    files.replace(str(pipe), b"words", SOON)
     assert os.read(reader, 100) == b"words"
     os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_pipe_that_nobody_reads_holds_nobody_up(tmp_path: Path) -> None:
+    """Neither one without a reader nor one whose reader does not read."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="nobody reads it"):
+        files.replace(str(pipe), b"words", SOON)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(OSError, match="did not take all of it"):
+        files.replace(str(pipe), bytes(1 << 21), time.monotonic() + 0.1)
+    os.close(reader)
+
+
+def test_a_file_keeps_its_mode_and_a_new_one_gets_everybody_s(tmp_path: Path) -> None:
+    old, new, plain = (tmp_path / name for name in ("old", "new", "plain"))
+    old.write_text("old")
+    old.chmod(0o600)
+    plain.touch()
+    for path in (old, new):
+        files.replace(str(path), b"words", SOON)
+    assert [0o600, plain.stat().st_mode & 0o777] == [path.stat().st_mode & 0o777 for path in (old, new)]
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder/x.json", "/"])

@@ -76,10 +76,11 @@ def test_each_collective_stands_above_its_own_limit() -> None:
 
 
 def test_words_of_others_bring_no_escape_sequences_to_a_coloured_terminal() -> None:
-    report = replace(samples.run(0), notes=("h2 said \x1b[2J\x1b]0;title\x07this",))
+    report = replace(samples.run(0), notes=("h2 said \x1b[2J\x1b[8m\x1b]0;title\x07this",))
     shown = text.render(report, colour=True)
     assert "h2 said this" in shown
     assert "\x1b[2J" not in shown
+    assert "\x1b[8m" not in shown  # not even a colour: ours come after
     assert "\x1b[1m" in shown
 
 
@@ -113,6 +114,18 @@ def test_what_could_not_run_and_what_was_wrong_stand_before_the_figures() -> Non
     shown = text.render(replace(report, programs=programs, results=wrong))
     assert "fail: host: the CUDA driver crashed with SIGSEGV" in shown.partition("startup")[0]
     assert "WRONG RESULT" in next(line for line in shown.splitlines() if line.startswith("  bf16 8192"))
+
+
+def test_of_several_gpus_those_that_were_wrong_are_named() -> None:
+    report = samples.run(4)
+    bad = {report.provenance.gpus[1].target, report.provenance.gpus[3].target}
+    results = tuple(
+        replace(one, verified=False) if (one.case == "bf16 8192" and one.target in bad) or one.case == "2 to 0" else one
+        for one in report.results
+    )
+    lines = text.render(replace(report, results=results)).splitlines()
+    assert next(line for line in lines if line.startswith("  bf16 8192")).endswith("WRONG RESULT on GPU 1, 3")
+    assert "  WRONG RESULT: 2 to 0" in lines
 
 
 def test_what_held_the_clocks_back_is_said() -> None:

@@ -20,8 +20,7 @@ import anyio
 from anyio.abc import TaskGroup
 from msgspec import Struct
 
-from probe import exits
-from probe.attempt import CURRENT, INTERRUPTS, LAST_WORDS_S
+from probe.attempt import CURRENT
 from probe.clock import Budget
 from probe.cluster import trial
 from probe.cluster.hosts import fold
@@ -36,10 +35,10 @@ from probe.cluster.trial import Trial
 from probe.cluster.worlds import Company, Pace, Shape, Tester
 from probe.config import UsageError
 from probe.measure import baseline, delivery, filing, hosts, shares
+from probe.measure.ending import Ending, defect, reason_of
 from probe.measure.model import Done, Program
 from probe.measure.request import Request
 from probe.model import Config
-from probe.output import write
 from probe.worker.parent import Children
 
 PROGRAM = shares.BY_NAME["collective"]
@@ -151,8 +150,7 @@ class AcrossRun:
         self.settings = settings
         self.course = Course()
         self.progress: object = None
-        self._leaving = False
-        self._code = exits.code(CURRENT.column, "internal")
+        self._ending = Ending()
 
     def go(self) -> NoReturn:
         """Measure, report and leave the process; raises UsageError where the baseline is of other hardware."""
@@ -174,8 +172,11 @@ class AcrossRun:
             if self.course.complaint is None:
                 self.leave("")
 
-        anyio.run(main)
-        self._leaving = True
+        try:
+            anyio.run(main)
+        except Exception as error:  # noqa: BLE001 - a defect of probe: what is measured is kept, and the defect said
+            self.leave(f"broken off ({defect(error)})")
+        self._ending.begun = True
         self._end()
         assert self.course.complaint is not None
         raise self.course.complaint
@@ -186,20 +187,8 @@ class AcrossRun:
             baseline.refuse_other_hardware(self.request.baseline, now, self.request.compare)
 
     def leave(self, why: str) -> None:
-        """Write what is known and leave. `why`: "" at the regular end, else "late", "interrupted", "terminated"."""
-        if self._leaving and why != "late":
-            return
-        first, self._leaving = not self._leaving, True
-        try:
-            if first:
-                self._end(late=why == "late")
-                self._write(why)
-        except Exception as error:  # noqa: BLE001 - a defect in the report must not end in silence
-            text = f"probe: bench could not write its results: {type(error).__name__}: {error}\n"
-            write(2, text.encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
-        finally:
-            self.children.kill()
-            os._exit(self._code)
+        """Write what is known and leave; `why` as `Ending.leave` has it."""
+        self._ending.leave(why, lambda: self._write(why), self.children.kill)
 
     def _end(self, *, late: bool = False) -> None:
         if self.progress is not None:
@@ -207,17 +196,17 @@ class AcrossRun:
         if not late:
             self.children.reap(min(1.0, max(self.budget.left_s(self.budget.reaped_s), 0.05)))
 
-    def _write(self, why: str) -> None:
+    def _write(self, why: str) -> int:
+        self._end(late=why == "late")
         report = delivery.report(self.request, self._known(why), self.budget, why)
-        self._code = report.exit_code
-        self._code = delivery.write_all(self.request, report, self.budget)
+        return delivery.write_all(self.request, report, self.budget, self._ending)
 
     def _known(self, why: str) -> delivery.Known:
         """What the ranks have said so far, as results."""
         course = self.course
         said, complaints = hosts.said(course.trial)
         filed = filing.file(PROGRAM.name, said)
-        status, reason = course.outcome or (Done.FAIL, why if why in INTERRUPTS.values() else "not done in time")
+        status, reason = course.outcome or (Done.FAIL, reason_of(why))
         wrong = [self._with_host(words) for words in [*complaints, *filed.wrong]]
         if wrong:
             status, reason = Done.FAIL, "; ".join([*filter(None, [reason]), *wrong[:3]])

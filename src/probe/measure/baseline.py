@@ -23,11 +23,13 @@ from statistics import variance
 import msgspec
 
 from probe.config import UsageError
-from probe.measure.model import SCHEMA, Bench, Change, Comparison, Provenance, Result
+from probe.measure.model import SCHEMA, Bench, Change, Comparison, Done, Provenance, Result
 
 ALARMS = 0.01
 """Of whole reports without any change."""
 MOST_BYTES = 64 << 20
+LEAST, MOST = 1e-12, 1e15
+"""Of figures in the units of a result: what lies outside came from no clock."""
 FEWEST_BLOCKS = 3
 STATISTIC = (
     "one-sided Welch t on logarithms of block medians, 1 % over all cases (Bonferroni), beyond the tolerance; "
@@ -57,7 +59,21 @@ def read(path: str) -> Bench:
         ) from None
     if found.schema != SCHEMA:
         raise UsageError(f"is of schema {found.schema!r}", path, SCHEMA)
+    for one in found.results:
+        if not all(value == 0 or LEAST <= value <= MOST for value in (one.median, *one.blocks)):
+            raise UsageError(f"{one.program} {one.case} has figures that nobody measures", path, f"{LEAST} to {MOST}")
+    if why := unfit(found):
+        raise UsageError(f"cannot be compared with: {why}", path, "a run in which everything was measured, and right")
     return found
+
+
+def unfit(run: Bench) -> str:
+    """Why a run is no baseline; empty: it is one."""
+    if failed := [f"{one.program}: {one.reason}" for one in run.programs if one.status is Done.FAIL]:
+        return failed[0]
+    if wrong := [f"{one.program} {one.case}" for one in run.results if one.verified is False]:
+        return f"{wrong[0]} was computed wrongly"
+    return "it is partial" if run.partial else ""
 
 
 def refuse_other_hardware(baseline: Bench, now: Provenance, path: str) -> None:

@@ -11,6 +11,7 @@ from probe.clock import SMALLEST_BUDGET_S, parse_duration
 from probe.cluster import targets
 from probe.config import SETTINGS, UsageError
 from probe.measure import shares
+from probe.registry import TARGETS
 
 USED = ("device", "busy", "python", "state", "gpus_expect", "exit_codes")
 """The settings of probe that a bench heeds."""
@@ -34,10 +35,10 @@ def with_settings(command: Any) -> Any:
 @click.option("--time", "time_", metavar="TIME", default=DEFAULT_TIME, show_default=True, help="for all of it")
 @click.option("--only", multiple=True, metavar="PROGRAM", help="a program or a glob: " + ", ".join(shares.BY_NAME))
 @click.option("--skip", multiple=True, metavar="PROGRAM", help="a program or a glob")
-@click.option("--json", "json_", metavar="FILE", default="", help="the result, by its published schema; -: stdout")
-@click.option("--html", metavar="FILE", default="", help="one page with plots, which opens offline")
-@click.option("--save", metavar="FILE", default="", help="keep the result as a baseline")
-@click.option("--compare", metavar="FILE", default="", help="compare with a baseline; exit code 1: a regression")
+@click.option("--json", "json_", metavar="FILE", help="the result, by its published schema; -: stdout")
+@click.option("--html", metavar="FILE", help="one page with plots, which opens offline")
+@click.option("--save", metavar="FILE", help="keep the result as a baseline")
+@click.option("--compare", metavar="FILE", help="compare with a baseline; exit code 1: a regression")
 @click.option("--tolerance", metavar="PERCENT", default="5%", show_default=True, help="what may be lost")
 @with_settings
 @targets.flags
@@ -45,10 +46,10 @@ def bench(  # noqa: PLR0913, PLR0917 - a flag each, as click calls it
     time_: str,
     only: tuple[str, ...],
     skip: tuple[str, ...],
-    json_: str,
-    html: str,
-    save: str,
-    compare: str,
+    json_: str | None,
+    html: str | None,
+    save: str | None,
+    compare: str | None,
     tolerance: str,
     config_path: str | None,
     **flags: Any,
@@ -58,31 +59,31 @@ def bench(  # noqa: PLR0913, PLR0917 - a flag each, as click calls it
     With --hosts, --hostfile or --local N: how fast are collectives over all ranks of several hosts?
 
     Exit code 0: measured; 1: a regression against the baseline; 2: the settings are wrong, or the baseline is of other
-    hardware; 3: something could not be measured. Ctrl-C keeps what is done.
+    hardware; 3: something could not be measured or compared. Ctrl-C keeps what is done.
     """
     hosts_flags = {name: flags.pop(name) for name in targets.NAMES}
     given = {name: value for name, value in flags.items() if value is not None}
-    loaded = settings.load(given, os.environ, load_checks(), (), config_path)
+    loaded = settings.load(given, os.environ, load_checks(), (), config_path, TARGETS)
     named = _named(hosts_flags, given)
     from probe.measure import baseline, files
     from probe.measure.request import Request
 
-    for flag, path in (("--json", json_), ("--html", html), ("--save", save)):
-        if path:
-            files.check_writable(path, flag)
+    files.check({"--json": json_, "--html": html, "--save": save}, compare)
     request = Request(
         loaded,
         time_s=_time_s(time_),
         entries=_across(only, skip) if named else _entries(only, skip),
-        json=json_,
-        html=html,
-        save=save,
-        compare=compare,
+        json=json_ or "",
+        html=html or "",
+        save=save or "",
+        compare=compare or "",
         baseline=baseline.read(compare) if compare else None,
         tolerance=_tolerance(tolerance),
     )
     if request.baseline is not None:
-        baseline.refuse_other_hosts(request.baseline, [host.name for host in named.hosts] if named else (), compare)
+        baseline.refuse_other_hosts(
+            request.baseline, [host.name for host in named.hosts] if named else (), request.compare
+        )
     if named is None:
         from probe.measure.session import Session
 

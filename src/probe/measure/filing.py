@@ -9,6 +9,8 @@ from probe.measure.model import Result
 from probe.measure.summary import joined, summarise
 from probe.model import Record, Scalar
 
+NOWHERE: Mapping[str, str] = {}
+
 
 class Filed(Struct):
     """What was measured, and what was said beside it."""
@@ -21,8 +23,11 @@ class Filed(Struct):
     devices: list[Record]
 
 
-def file(program: str, said: Iterable[Sequence[Record]]) -> Filed:
-    """The results of processes that measured the same cases; `said`: the records of each."""
+def file(program: str, said: Iterable[Sequence[Record]], places: Mapping[str, str] = NOWHERE) -> Filed:
+    """The results of processes that measured the same cases; `said`: the records of each.
+
+    `places`: by target, what goes before words about it.
+    """
     filed = Filed([], [], [], [])
     merged: dict[tuple[str, str], list[list[Record]]] = {}
     for records in said:
@@ -31,24 +36,24 @@ def file(program: str, said: Iterable[Sequence[Record]]) -> Filed:
             if record.key == "result":
                 mine.setdefault((record.data["case"], record.target), []).append(record)
             elif record.key == "left":
-                filed.left_out.append(f"{record.data['case']}: {record.text}")
+                filed.left_out.append(f"{places.get(record.target, '')}{record.data['case']}: {record.text}")
             elif record.key == "device":
                 filed.devices.append(record)
         for place, passes in mine.items():
             merged.setdefault(place, []).append(passes)
     for (case, target), processes in merged.items():
-        _file_case(filed, program, case, target, processes)
+        filed.wrong += [places.get(target, "") + words for words in _file_case(filed, program, case, target, processes)]
     return filed
 
 
-def _file_case(filed: Filed, program: str, case: str, target: str, processes: Sequence[Sequence[Record]]) -> None:
+def _file_case(filed: Filed, program: str, case: str, target: str, processes: Sequence[Sequence[Record]]) -> list[str]:
+    """File it, if it is one; what was wrong with it."""
     records = list(chain.from_iterable(processes))
     first = records[0].data
     if len(processes) < first["data"].get("ranks", 1):
-        return  # a rank had not said it when the run ended
+        return []  # a rank had not said it when the run ended
     seconds = joined([record.data["seconds"] for record in passes] for passes in processes)
     texts = [[record.text for record in passes if record.text] for passes in processes]
-    filed.wrong += [f"{case}: {text}" for text, *_ in filter(None, texts)]
     data = {**first["data"]}
     if factor := data.pop("bus_factor", None):
         data["algbw_gbps"] = summarise(seconds, first["amount"] / factor, "B").median
@@ -56,6 +61,7 @@ def _file_case(filed: Filed, program: str, case: str, target: str, processes: Se
     verified = all(record.data["verified"] for record in records)
     made = result(program, case, target, seconds, first["amount"], first["unit"], verified=verified, data=data)
     filed.results.append(made)
+    return [f"{case}: {text}" for text, *_ in filter(None, texts)]
 
 
 def result(

@@ -93,7 +93,7 @@ def _bare(uuid: str) -> str:
 
 
 def provenance(
-    gpus: Iterable[Gpu], *, workers: int, answers: Answers, site: TorchSite | None, version: str, cuda: str
+    gpus: Iterable[Gpu], *, workers: int, answers: Answers, site: TorchSite | None, version: str
 ) -> Provenance:
     gpus = tuple(gpus)
     init = _data(answers, "init", "")
@@ -106,7 +106,7 @@ def provenance(
         kernel=platform.release(),
         python=f"{site.python_version[0]}.{site.python_version[1]}" if site and site.python_version else "",
         torch=version or (site.version if site else ""),
-        torch_cuda=cuda or (site.cuda or "" if site else ""),
+        torch_cuda=(site.cuda or "") if site else "",
         driver=str(init.get("driver_version", "")),
         driver_cuda=f"{driver_cuda // 1000}.{driver_cuda % 1000 // 10}" if driver_cuda else "",
         gpus=gpus,

@@ -157,6 +157,10 @@ class Provenance(Struct, frozen=True):
     hosts: tuple[Host, ...] = ()
     """Where the ranks were, if not on this host alone; then `cpu`, `cores`, `torch` and so on are the first one's."""
 
+    def place(self, target: str) -> str:
+        """The number of a GPU as NVML lists it; what is no GPU of ours as it is called."""
+        return next((str(at) for at, gpu in enumerate(self.gpus) if gpu.target == target), target)
+
 
 class Change(Struct, frozen=True):
     """One case against the baseline. `change`, `noise` and `allowed` are fractions; a positive change is better."""
@@ -188,6 +192,11 @@ class Comparison(Struct, frozen=True):
     regressions: int
     changes: tuple[Change, ...]
 
+    @property
+    def judged(self) -> int:
+        """How many cases could be compared."""
+        return sum(change.verdict in {"same", "better", "regression"} for change in self.changes)
+
 
 class Bench(Struct, frozen=True):
     """One run of ``probe bench``, as ``--json`` and ``--save`` write it."""
@@ -200,7 +209,7 @@ class Bench(Struct, frozen=True):
     elapsed_s: float
     exit_code: int
     partial: bool
-    """It was interrupted, or ran out of its time, before every program had ended."""
+    """It was interrupted, ran out of its time, or one of its programs could not run to its end: results are missing."""
     notes: tuple[str, ...]
     provenance: Provenance
     programs: tuple[Program, ...]

@@ -13,11 +13,21 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from probe.cluster.hosts import fold
-from probe.measure import plots
-from probe.measure.model import Bench, Change, Condition, Done, Gpu, Program, Result
+from probe.measure import plots, words
+from probe.measure.model import Bench, Change, Comparison, Condition, Done, Gpu, Program, Result
 from probe.measure.style import STYLE
-from probe.measure.text import by_case, duration, figure, held_back, notes, say, shown_unit, size_name, unknown
-from probe.redact import clean, redact
+from probe.measure.text import (
+    NOT_COMPARED,
+    by_case,
+    duration,
+    figure,
+    held_back,
+    notes,
+    say,
+    shown_unit,
+    size_name,
+    unknown,
+)
 
 MOST_CHANGES = 30
 MOST_CHECKS = 15
@@ -25,7 +35,8 @@ MOST_CHECKS = 15
 
 def render(report: Bench) -> str:
     """The whole page."""
-    title = escape(clean(f"probe bench: {report.provenance.machine}"))
+    report = words.shown(report)
+    title = said(f"probe bench: {report.provenance.machine}")
     parts = [
         head(report),
         summary(report),
@@ -42,12 +53,12 @@ def render(report: Bench) -> str:
         # nothing may be fetched, whatever a name in the results contains
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f'<meta name="color-scheme" content="light dark"><title>{title}</title><style>{STYLE}</style></head>'
-        f"<body><main>{redact(''.join(filter(None, parts)))}</main></body></html>\n"
+        f"<body><main>{''.join(filter(None, parts))}</main></body></html>\n"
     )
 
 
-def said(words: object) -> str:
-    return escape(clean(str(words)))
+def said(value: object) -> str:
+    return escape(str(value))
 
 
 # ---- the head --------------------------------------------------------------------------------------------------------
@@ -143,8 +154,8 @@ def against_baseline(report: Bench) -> str:
         )
         for change in judged[:MOST_CHANGES]
     ]
-    count = found.regressions
-    verdict = f'<p class="verdict {"bad" if count else "good"}">{regressed(count)}</p>'
+    well = found.judged and not found.regressions
+    verdict = f'<p class="verdict {"good" if well else "bad"}">{regressed(found)}</p>'
     other = "".join(f"<li>{said(difference)}</li>" for difference in found.differences)
     changed = f'<p>Not as it was then:</p><ul class="notes">{other}</ul>' if other else ""
     more = (
@@ -167,7 +178,10 @@ def most_changed(changes: Iterable[Change]) -> list[Change]:
     return list(best.values())
 
 
-def regressed(count: int) -> str:
+def regressed(found: Comparison) -> str:
+    count = found.regressions
+    if not found.judged:
+        return NOT_COMPARED
     return f"{count} figure{'s are' if count > 1 else ' is'} worse" if count else "no regression"
 
 
@@ -186,14 +200,14 @@ TITLES = {
 
 def section(report: Bench, program: Program) -> str:
     results = [one for one in report.results if one.program == program.program]
-    title, words = TITLES[program.program]
+    title, about = TITLES[program.program]
     if not results:
         reason = f"{program.status}: {program.reason}"
         return f'<section><h2>{title}</h2><p class="quiet">{said(reason)}</p></section>'
     drawn = PLOTS[program.program](results)
     wrong = f'<p class="bad">{said(program.reason)}</p>' if program.status is Done.FAIL else ""
     left = f'<p class="quiet">Left out: {said("; ".join(program.left_out))}.</p>' if program.left_out else ""
-    return f"<section><h2>{title}</h2><p>{words}</p>{wrong}{drawn}{left}</section>"
+    return f"<section><h2>{title}</h2><p>{about}</p>{wrong}{drawn}{left}</section>"
 
 
 def startup(results: Sequence[Result]) -> str:
@@ -311,7 +325,7 @@ def conditions(report: Bench) -> str:
     if not gpus:
         return ""
     rows = [
-        _around(program.program, one, gpus)
+        _around(program.program, one, report)
         for program in report.programs
         for one in program.conditions
         if program.status is not Done.SKIP
@@ -348,11 +362,11 @@ def hosts(report: Bench) -> str:
     return f"<section><h2>Hosts</h2>{listed}</section>" if rows else ""
 
 
-def _around(program: str, one: Condition, gpus: Sequence[Gpu]) -> str:
+def _around(program: str, one: Condition, report: Bench) -> str:
     clocks = _change(one.sm_mhz_before, one.sm_mhz_during, one.sm_mhz_after, "MHz")
     heat = _change(one.celsius_before, one.celsius_after, None, "°C")
     power = f"{one.watts_during:.0f} W" if one.watts_during is not None else "-"
-    return _cells(program, _place(one.target, gpus), clocks, heat, power, held_back([one]) or "nothing")
+    return _cells(program, report.provenance.place(one.target), clocks, heat, power, held_back([one]) or "nothing")
 
 
 def _facts(gpu: Gpu) -> Iterable[str]:
@@ -366,10 +380,6 @@ def _facts(gpu: Gpu) -> Iterable[str]:
     yield f"{gpu.pcie_generation}.0 x{gpu.pcie_width}" if gpu.pcie_generation else "-"
     yield f"{gpu.nvlinks} x {gpu.nvlink_gbps:g} GB/s" if gpu.nvlinks and gpu.nvlink_gbps else str(gpu.nvlinks or "-")
     yield f"{gpu.power_limit_watts:.0f} W" if gpu.power_limit_watts else "-"
-
-
-def _place(target: str, gpus: Sequence[Gpu]) -> str:
-    return next((str(at) for at, gpu in enumerate(gpus) if gpu.target == target), target)
 
 
 def _change(before: float | None, during: float | None, after: float | None, unit: str) -> str:
@@ -397,7 +407,7 @@ def _row(one: Result, report: Bench, change: Change | None) -> str:
     unit = shown_unit(one.unit)
     right = {True: "yes", False: "WRONG", None: ""}[one.verified]
     share = f"{one.median / one.limit:.0%}" if one.limit else ""
-    cells = [one.program, one.case, _place(one.target, report.provenance.gpus), f"{numbers[0]} {unit}", *numbers[1:]]
+    cells = [one.program, one.case, report.provenance.place(one.target), f"{numbers[0]} {unit}", *numbers[1:]]
     cells += [str(one.n), limited(one) or "-", share, right, one.limit_source]
     if report.comparison is not None:
         cells.append(

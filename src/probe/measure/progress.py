@@ -11,8 +11,11 @@ from typing import IO, Any, cast
 from probe.measure.model import Done
 from probe.measure.shares import Entry
 from probe.output import write
+from probe.redact import clean
 
 STDERR = 2
+SHOWN = 40
+"""Characters of a line's words: with bar and time they fill 80 columns."""
 HELD_S = 0.02
 """How long a terminal that does not take it holds up one piece of progress."""
 
@@ -20,7 +23,7 @@ HELD_S = 0.02
 class Progress:
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._on = os.isatty(STDERR) and os.environ.get("TERM") != "dumb"
-        self._what = {entry.name: entry.what for entry in entries}
+        self._what = {entry.name: f"{entry.name}: {entry.what}" for entry in entries}
         self._bar: Any = None
         self._task: Any = None
 
@@ -30,7 +33,7 @@ class Progress:
         if self._bar is None:
             self._bar = _bar()
         if self._bar is not None:
-            self._task = self._bar.add_task(f"{name}: {self._what[name]}", total=None)
+            self._task = self._bar.add_task(self._what[name], total=None)
 
     def tick(self) -> None:
         if self._task is not None:
@@ -39,13 +42,13 @@ class Progress:
     def end(self, name: str, status: Done, reason: str, results: int) -> None:
         if not self._on:
             return
-        words = reason or f"{results} figures"
+        words = clean(f"{name}: {status} ({reason or f'{results} figures'})")
         if self._task is not None:
-            self._bar.update(self._task, description=f"{name}: {status} ({words})", total=1.0, completed=1.0)
+            self._bar.update(self._task, description=words, total=1.0, completed=1.0)
             self._bar.refresh()
             self._task = None
         elif self._bar is None:
-            write(STDERR, f"{name}: {status} ({words})\n".encode("utf-8", "replace"), time.monotonic() + 0.05)
+            write(STDERR, f"{words}\n".encode("utf-8", "replace"), time.monotonic() + 0.05)
 
     def stop(self) -> None:
         """Take the bars back: the table says it all."""
@@ -75,7 +78,11 @@ def _bar() -> Any:
         from rich.progress import Progress as Bars
     except ImportError:
         return None
-    columns = (TextColumn("{task.description:<70.70}"), BarColumn(bar_width=30), TimeElapsedColumn())
+    columns = (
+        TextColumn(f"{{task.description:<{SHOWN}.{SHOWN}}}", markup=False),
+        BarColumn(bar_width=30),
+        TimeElapsedColumn(),
+    )
     bars = Bars(
         *columns,
         console=Console(file=cast("IO[str]", Sink()), force_terminal=True, width=_width()),

@@ -23,21 +23,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from msgspec.structs import replace
 
-from probe import exits, expect, torchfile
-from probe.attempt import CURRENT, INTERRUPTS, LAST_WORDS_S
-from probe.clock import Budget
-from probe.config import UsageError
-from probe.measure import baseline, delivery, filing, machine, shares
+from probe import expect, torchfile
+from probe.attempt import CURRENT
+from probe.clock import SMALLEST_BUDGET_S, Budget
+from probe.config import Loaded, UsageError
+from probe.measure import baseline, costs, delivery, filing, machine, shares
 from probe.measure.conditions import Meter
+from probe.measure.ending import Ending, defect, reason_of
 from probe.measure.model import Bench, Done, Gpu, Program, Provenance, Result
 from probe.measure.progress import Progress
 from probe.measure.request import Request
 from probe.measure.talk import Talk
-from probe.model import Expectation, Record
+from probe.model import Expectation, Gpus, Record, Status
 from probe.output import write
 from probe.state import Leaving, StateFolder, default_path
 from probe.worker.launch import ONE_THREAD, mps_pipe
@@ -49,8 +51,12 @@ LOOK_S = 10.0
 SETTLE_S = 1.2
 """NVML's utilisation is of a sampling period up to a second long (nvmlUtilization_t): our own last run shows in it."""
 SETTLES = 3
+START_FAIR_S = 10.0
+"""Who starts, with torch or the driver, and had less is not blamed: an import took 4.7 s on an H100 host, alone."""
 IMPORT_S = 60.0
 """The slowest import of torch that anybody waits for: from a cold network disk it took 20 s."""
+CHECK_ENDS_S = 0.5
+"""After its budget, until `probe check` is gone, on a busy machine."""
 TEARDOWN_S = 2.0
 LOCK_WAIT_S, LOCK_POLL_S = 1.0, 0.05
 """As long as `probe check` waits for it."""
@@ -64,6 +70,24 @@ class Refused(Exception):
 
 class Failed(Exception):
     """A program could not run."""
+
+
+def argv_of_check(loaded: Loaded, budget_s: float, state: str) -> list[str]:
+    """The checks as anybody would run them with these settings; what comes of the environment is inherited."""
+    config = loaded.config
+    argv = [sys.executable, "-P", "-m", "probe", "check", "--format", "json", "--exit-codes", "shell"]
+    argv += ["--busy", "test", "--budget", f"{budget_s:.1f}s", "--state", state, "--log", "off"]
+    argv += ["--device", config.device, "--python", config.python, "--gpus-expect", _said(config.gpus_expect)]
+    return argv + (["--config", os.path.abspath(loaded.path)] if loaded.path else [])  # it runs in another folder
+
+
+def _said(gpus: Gpus) -> str:
+    """As `--gpus-expect` takes it."""
+    return "auto" if gpus is None else str(gpus) if isinstance(gpus, int) else ",".join(gpus)
+
+
+class NoTime(Failed):
+    """A program was ended by our own clock, before anybody may be blamed for not being done."""
 
 
 class Session:
@@ -82,10 +106,13 @@ class Session:
         self.gpus: list[Gpu] = []
         self.workers = 0
         self.zygote: Process | None = None
-        self.torch = ("", "")
+        self.torch = ""
+        """Its version, as it says itself."""
         self.results: list[Result] = []
         self.programs: list[Program] = []
         self.notes: list[str] = []
+        self._broken_off = False
+        """A program could not run to its end."""
         self._running: tuple[shares.Entry, float, float] | None = None
         self._spans: dict[str, tuple[float, float]] = {}
         self._left_out: list[str] = []
@@ -95,8 +122,7 @@ class Session:
         """Of the running program, where each process gives one sample of each case."""
         self._seed = int.from_bytes(os.urandom(4), "little")
         """Of the words that are copied: the ranks of one group know each other's."""
-        self._leaving = False
-        self._code = exits.code(CURRENT.column, "internal")
+        self._ending = Ending()
 
     def go(self) -> NoReturn:
         """Measure, report and leave the process."""
@@ -109,19 +135,24 @@ class Session:
             if self.request.baseline is not None:
                 baseline.refuse_other_hosts(self.request.baseline, (), self.request.compare)
                 baseline.refuse_other_hardware(self.request.baseline, self.provenance(), self.request.compare)
+            self._measure()
         except (Refused, Failed) as reason:
             self._refuse(str(reason))
         except UsageError:
             self._tidy()
             raise
+        except Exception as error:  # noqa: BLE001 - a defect of probe: what is measured is kept, and the defect said
+            self.leave(f"broken off ({defect(error)})")
+        self.leave("")
+        raise AssertionError("unreachable: leave does not return")
+
+    def _measure(self) -> None:
         self._start_meter()
         entries = self.request.entries
         for at, entry in enumerate(entries):
             self._run(entry, [other for other in entries[at + 1 :] if not self._does_not_apply(other)])
         if self.meter.readings:
             self.meter.wait_for_another(self.talk, self.budget.left_s(self.budget.kill_s))
-        self.leave("")
-        raise AssertionError("unreachable: leave does not return")
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -235,12 +266,15 @@ class Session:
                 share_s = shares.share_s(entry, following, self._left_s())
                 self._running = (entry, began, share_s)
                 status, reason = self._result_of(entry, share_s)
+            except NoTime as error:
+                measured = any(one.program == entry.name for one in self.results)
+                status, reason = Done.DONE if measured else Done.SKIP, f"no time: {error}"
             except Failed as error:
-                status, reason = Done.FAIL, str(error)
-            self._running = None
+                status, reason, self._broken_off = Done.FAIL, str(error), True
         ended = time.monotonic()
         self._spans[entry.name] = (began, ended)
-        self.programs.append(self._program(entry, status, reason, share_s, ended - began))
+        done = self._program(entry, status, reason, share_s, ended - began)
+        self.programs, self._running = [*self.programs, done], None  # at once, as in `_file_samples`
         self.progress.end(entry.name, status, reason, sum(one.program == entry.name for one in self.results))
 
     def _left_s(self) -> float:
@@ -280,16 +314,20 @@ class Session:
         wrong: list[str] = []
         for _ in range(MOST_REPEATS):
             began = time.monotonic()
-            wrong += self._one_startup(self.site, until + shares.GRACE_S)
+            try:
+                wrong += self._one_startup(self.site, until + shares.GRACE_S)
+            except NoTime:
+                if not self._samples.get("import torch"):
+                    raise
+                break  # of the repetitions before there are samples
             if 2 * time.monotonic() - began > until:  # another would take as long
                 break
         self._file_samples("startup")
         return ", ".join(f"{case} computed wrongly" for case in dict.fromkeys(wrong))
 
     def _file_samples(self, program: str) -> None:
-        samples, self._samples = self._samples, {}
-        for case, seconds in samples.items():
-            self.results.append(filing.result(program, case, "", seconds, 1.0, "s"))
+        made = [filing.result(program, case, "", seconds, 1.0, "s") for case, seconds in self._samples.items()]
+        self.results, self._samples = self.results + made, {}  # at once: a signal between would lose or double them
 
     def _one_startup(self, site: torchfile.TorchSite, until: float) -> list[str]:
         """One fresh process, and one of the driver alone; the phases that computed wrongly."""
@@ -326,38 +364,35 @@ class Session:
     def _checks(self, share_s: float) -> str:
         """What each check costs, by its own report; the slowest target stands for a check."""
         until = time.monotonic() + share_s
-        verdict = ""
+        found = costs.Costs({}, [], "")
         for _ in range(MOST_REPEATS):
             began = time.monotonic()
-            report = self._one_check(until)
-            verdict = report["verdict"]
-            slowest: dict[str, float] = {"whole run": report["elapsed_s"]}
-            for check in report["checks"]:
-                if check["status"] != "skip":
-                    slowest[check["id"]] = max(slowest.get(check["id"], 0.0), check["elapsed_s"])
-            for name, seconds in slowest.items():
+            found = self._one_check(until)
+            for name, seconds in found.seconds.items():
                 self._samples.setdefault(name, []).append(seconds)
-            if 2 * time.monotonic() - began > until:
+            if not found.seconds or 2 * time.monotonic() - began > until:
                 break
-        if verdict != "healthy":
-            self.notes.append(f"probe check says {verdict}")
+        if found.complaint:
+            self.notes.append(found.complaint)
+        self._left_out += found.left_out
         self._file_samples("checks")
         return ""
 
-    def _one_check(self, until: float) -> dict[str, Any]:
-        budget_s = max(2.0, until - time.monotonic() + shares.GRACE_S)
-        argv = [sys.executable, "-P", "-m", "probe", "check", "--format", "json", "--exit-codes", "shell"]
-        argv += ["--busy", "test", "--budget", f"{budget_s:.1f}s", "--state", os.path.join(self.folder, "state")]
-        argv += ["--device", self.config.device, "--python", self.config.python, "--log", "off"]
+    def _one_check(self, until: float) -> costs.Costs:
+        budget_s = min(max(2.0, until - time.monotonic() + shares.GRACE_S), self._limit_s() - CHECK_ENDS_S)
+        if budget_s < SMALLEST_BUDGET_S:
+            raise NoTime("probe check needs a second")
+        argv = argv_of_check(self.request.loaded, budget_s, os.path.join(self.folder, "state"))
         process = self.talk.start_foreign(argv, worker="checks")
         self._finish([process], time.monotonic() + budget_s + 1.0, must=False)
         try:
             report: dict[str, Any] = json.loads(bytes(process.output))
-            report["checks"], report["elapsed_s"]
+            return costs.read(report, budget_s)
         except (ValueError, KeyError, TypeError):
+            if process.killed:
+                raise NoTime(f"probe check was not done after {budget_s:.1f} s") from None
             said = bytes(process.tail).decode("utf-8", "replace").strip().rpartition("\n")[2]
             raise Failed(f"probe check gave no report{f': {said[:200]}' if said else ''}") from None
-        return report
 
     # -- programs forked from the process that has torch --------------------------------------------------------------
 
@@ -383,9 +418,10 @@ class Session:
         imported = heard.first("import")
         if imported is None or imported.code:
             self.talk.end([zygote], TEARDOWN_S)
-            said = imported.text if imported is not None else self.talk.what_went_wrong(zygote)
-            raise Failed(f"torch cannot be imported: {said}")
-        self.torch = (str(imported.data.get("version", "")), self.torch[1])
+            if imported is not None:
+                raise Failed(f"torch cannot be imported: {imported.text}")
+            raise self._failure([zygote], START_FAIR_S, "torch cannot be imported: ")
+        self.torch = str(imported.data.get("version", ""))
         self.zygote = zygote
         return zygote
 
@@ -409,17 +445,25 @@ class Session:
         for gpu in self.gpus or (None,):
             job: dict[str, Any] = {"share_s": child_s, "target": gpu.target if gpu else "", "threads": machine.cores()}
             forked.append(self._fork(program, job, [gpu.uuid] if gpu else [], limit_s))
-        return self._take_from(program, forked, limit_s)
+        return self._take_from(program, forked, limit_s, together=False)
 
     def _host(self, share_s: float) -> str:
         """One GPU after another: all at once they would share the memory of the host."""
         until = time.monotonic() + share_s
-        wrong = []
+        wrong: list[str] = []
+        failures: list[Failed] = []
         for at, gpu in enumerate(self.gpus):
             child_s, limit_s = shares.times((until - time.monotonic()) / (len(self.gpus) - at))
             job = {"share_s": child_s, "target": gpu.target, "bus_id": gpu.bus_id}
-            wrong.append(self._take_from("host", [self._fork("host", job, [gpu.uuid], limit_s)], limit_s))
-        return "; ".join(filter(None, wrong))
+            try:
+                wrong.append(self._take_from("host", [self._fork("host", job, [gpu.uuid], limit_s)], limit_s))
+            except Failed as error:  # of this GPU; the next one is another
+                failures.append(error)
+        said = "; ".join(filter(None, [*map(str, failures), *wrong]))
+        if failures:
+            cut = all(isinstance(error, NoTime) for error in failures) and not any(wrong)
+            raise (NoTime if cut else Failed)(said)
+        return said
 
     def _peer(self, share_s: float) -> str:
         if not self.gpus:
@@ -450,34 +494,51 @@ class Session:
         until = min(until, time.monotonic() + self._limit_s())
         self.talk.ended(processes, until)
         self.talk.end(processes, TEARDOWN_S)
-        wrong = [words for process in processes if (words := self.talk.what_went_wrong(process))]
-        if must and wrong:
-            raise Failed(wrong[0])
+        if must and any(self.talk.problem(process) for process in processes):
+            raise self._failure(processes, START_FAIR_S)
 
-    def _take_from(self, program: str, processes: Sequence[Process], limit_s: float) -> str:
-        """Results of processes that measured the same cases; what they say is kept even when one of them failed."""
+    def _failure(
+        self, processes: Iterable[Process], fair_s: float, before: str = "", *, together: bool = True, after: str = ""
+    ) -> Failed:
+        """What to raise for those that did not end as they should; of a group that waits for each other the first.
+
+        Whom our own clock ended within `fair_s` had no time; that is nobody's failure.
+        """
+        found = [(process, problem) for process in processes if (problem := self.talk.problem(process))]
+        found.sort(key=lambda each: (each[0].killed, self.talk.heard[each[0]].ended_at))
+        cut = [problem.status is Status.TIMEOUT and self.talk.lived_s(process) < fair_s for process, problem in found]
+        words = [f"{self._places().get(process.target, '')}{problem.summary}" for process, problem in found]
+        said = before + "; ".join(filter(None, [*(words[:1] if together else words), after]))
+        return NoTime(said) if all(cut) and not after else Failed(said)
+
+    def _places(self) -> dict[str, str]:
+        """What to put before words about one of several GPUs, by target."""
+        return {gpu.target: f"GPU {at}: " for at, gpu in enumerate(self.gpus)} if len(self.gpus) > 1 else {}
+
+    def _take_from(self, program: str, processes: Sequence[Process], limit_s: float, *, together: bool = True) -> str:
+        """Results of processes that measured the same cases; what they say is kept even when one of them failed.
+
+        `together`: they wait for each other, so that all are lost with one.
+        """
         until = min(time.monotonic() + limit_s + 1.0, time.monotonic() + self._limit_s())
         self._current = list(processes)
         heard = [self.talk.heard[process] for process in processes]
 
         def over() -> bool:
             failed = any(each.exit is not None and each.exit.status != 0 for each in heard)
-            return failed or all(each.exit is not None for each in heard)
+            return (together and failed) or all(each.exit is not None for each in heard)
 
         self.talk.until(over, until)
         self.talk.end(processes, TEARDOWN_S)
-        self._current = []
-        wrong = self._keep(program, processes)
-        failures = [process for process in processes if self.talk.what_went_wrong(process)]
-        failures.sort(key=lambda process: (process.killed, self.talk.heard[process].ended_at))
-        if failures:
-            raise Failed("; ".join(filter(None, [self.talk.what_went_wrong(failures[0]), *wrong])))
-        return "; ".join(wrong)
+        wrong = "; ".join(self._keep(program, processes))
+        if any(self.talk.problem(process) for process in processes):
+            raise self._failure(processes, shares.GRACE_S, together=together, after=wrong)
+        return wrong
 
     def _keep(self, program: str, processes: Iterable[Process]) -> list[str]:
         """File what was measured; what was wrong with it."""
-        filed = filing.file(program, [self.talk.heard[process].records for process in processes])
-        self.results += filed.results
+        filed = filing.file(program, [self.talk.heard[process].records for process in processes], self._places())
+        self.results, self._current = self.results + filed.results, []  # at once, as in `_file_samples`
         self._left_out += filed.left_out
         for record in filed.devices:
             self._describe(record)
@@ -493,26 +554,17 @@ class Session:
     # -- leaving ------------------------------------------------------------------------------------------------------
 
     def leave(self, why: str) -> None:
-        """Write what is known and leave. `why`: "" at the regular end, else "late", "interrupted", "terminated".
+        """Write what is known and leave; `why` as `Ending.leave` has it."""
+        self._ending.leave(why, lambda: self._write(why), self._clear_up)
 
-        Returns only to a signal that came during the end itself, which is bounded and goes on.
-        """
-        if self._leaving and why != "late":
-            return
-        first, self._leaving = not self._leaving, True
-        try:
-            if first:
-                self._write_and_tidy(why)
-        except Exception as error:  # noqa: BLE001 - a defect in the report must not end in silence
-            text = f"probe: bench could not write its results: {type(error).__name__}: {error}\n"
-            write(2, text.encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
-        finally:
-            self.talk.children.kill()
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os._exit(self._code)
+    def _clear_up(self) -> None:
+        self.talk.children.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write_and_tidy(self, why: str) -> None:
-        self.progress.stop()
+    def _write(self, why: str) -> int:
+        """Everything that is known, as it was asked for; the exit code."""
+        with suppress(Exception):  # a terminal that is gone, a defect of rich: neither is worth the results
+            self.progress.stop()
         if why == "late":
             self.talk.children.kill()
         else:
@@ -522,7 +574,7 @@ class Session:
             entry, began, share_s = self._running
             self._file_samples(entry.name)
             self._keep(entry.name, self._current)
-            reason = why if why in INTERRUPTS.values() else "not done in time"
+            reason = reason_of(why)
             self._spans[entry.name] = (began, time.monotonic())
             self.programs.append(self._program(entry, Done.FAIL, reason, share_s, time.monotonic() - began))
         have = {program.program for program in self.programs}
@@ -530,9 +582,7 @@ class Session:
         for entry in self.request.entries:
             if entry.name not in have:
                 self.programs.append(self._program(entry, Done.SKIP, why or "no time", 0.0, 0.0))
-        report = self.report(why)
-        self._code = report.exit_code
-        self._code = delivery.write_all(self.request, report, self.budget)
+        return delivery.write_all(self.request, self.report(why), self.budget, self._ending)
 
     def _remember(self) -> None:
         """Leave for the next run who has not gone."""
@@ -544,9 +594,7 @@ class Session:
 
     def provenance(self) -> Provenance:
         gpus = [self.meter.with_link_seen(gpu) for gpu in self.gpus]
-        return machine.provenance(
-            gpus, workers=self.workers, answers=self.answers, site=self.site, version=self.torch[0], cuda=self.torch[1]
-        )
+        return machine.provenance(gpus, workers=self.workers, answers=self.answers, site=self.site, version=self.torch)
 
     def report(self, why: str) -> Bench:
         """All that is known."""
@@ -554,17 +602,21 @@ class Session:
             replace(program, conditions=self.meter.conditions(self.gpus, self._spans.get(program.program)))
             for program in self.programs
         ]
-        known = delivery.Known(self.provenance(), tuple(programs), tuple(self.results), tuple(self.notes))
+        known = delivery.Known(
+            self.provenance(), tuple(programs), tuple(self.results), tuple(self.notes), self._broken_off
+        )
         return delivery.report(self.request, known, self.budget, why)
 
     def _tidy(self) -> None:
         self.progress.stop()
-        self._leaving = True
+        self._ending.begun = True
         self.talk.children.reap(TEARDOWN_S)
         self._remember()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _refuse(self, reason: str) -> NoReturn:
-        self._tidy()
+        """The report says so too: where it is to be, no older one must stay."""
         write(2, f"probe: nothing measured: {reason}\n".encode("utf-8", "replace"), time.monotonic() + 0.5)
-        os._exit(exits.code(CURRENT.column, "undetermined"))
+        self.notes.append(f"nothing measured: {reason}")
+        self.leave("refused")
+        raise AssertionError("unreachable: leave does not return")

@@ -26,6 +26,7 @@ class Entry(Struct, frozen=True):
     least_s: float
     """With less than this it is not started: ``skip: no time``."""
     what: str
+    """With its name at most `progress.SHOWN` characters."""
     torch: bool = True
     """Forked from the process that has imported torch."""
     together: bool = False
@@ -34,13 +35,13 @@ class Entry(Struct, frozen=True):
 
 
 ENTRIES = (
-    Entry("startup", 12, 0.5, "start-up phases of a program that uses torch", torch=False),
-    Entry("checks", 9, 0.5, "what each check of probe check costs", torch=False),
-    Entry("matmul", 27, 0.5, "matrix products by dtype and size"),
+    Entry("startup", 12, 0.5, "phases of a start with torch", torch=False),
+    Entry("checks", 9, 0.5, "what each check costs", torch=False),
+    Entry("matmul", 27, 0.5, "products by dtype and size"),
     Entry("memory", 9, 0.3, "copies within device memory"),
-    Entry("host", 18, 0.5, "copies between pinned host memory and the GPU", gpu_only=True),
-    Entry("peer", 10, 0.5, "copies between every ordered pair of GPUs", together=True),
-    Entry("collective", 40, 1.0, "collectives over all GPUs of this host", together=True),
+    Entry("host", 18, 0.5, "copies from and to host memory", gpu_only=True),
+    Entry("peer", 10, 0.5, "copies between pairs of GPUs", together=True),
+    Entry("collective", 40, 1.0, "collectives over all GPUs", together=True),
 )
 """The weights are what each takes of a default run on one H100, matmul and those of copies for three passes or more;
 for the last two on eight."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from probe.model import Record
+from probe.model import Finding, Record
 from probe.worker.ending import ending
 from probe.worker.parent import Children, Exit, Line, Process
 
@@ -102,20 +102,22 @@ class Talk:
             process.kill()
         self.ended(left, time.monotonic() + bound_s)
 
-    def what_went_wrong(self, process: Process) -> str:
-        """Why it did not end as it should, in the words of `probe check`; empty if it did."""
+    def lived_s(self, process: Process) -> float:
+        return (self.heard[process].ended_at or time.monotonic()) - process.started_at
+
+    def problem(self, process: Process) -> Finding | None:
+        """Why it did not end as it should, in the words of `probe check`; None if it did."""
         heard = self.heard[process]
         if heard.exit is not None and heard.exit.status == 0 and not process.killed:
-            return ""
-        finding = ending(
+            return None
+        return ending(
             process.worker,
             heard.exit or Exit(),
             step=heard.step,
-            elapsed_s=(heard.ended_at or time.monotonic()) - process.started_at,
+            elapsed_s=self.lived_s(process),
             killed=process.killed,
             flooded=process.flooded,
             error=heard.error,
             tail=bytes(process.tail),
             oom_kills=None,
         )
-        return finding.summary

@@ -11,35 +11,30 @@
 GPUs share a line, which shows the slowest; collectives are a table of their own, sizes by operations.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 
 from probe.cluster.hosts import fold
+from probe.measure import words
 from probe.measure.model import Bench, Change, Condition, Done, Program, Result
-from probe.redact import clean, redact
 
 WIDTH = 34
+NOT_COMPARED = "nothing could be compared"
 SHOWN_CHECKS = 6
 REASONS = {0x8: "hardware slowdown", 0x20: "heat", 0x40: "heat (hardware)", 0x80: "power brake", 0x4: "power cap"}
 """Of NVML's clocks event reasons those that cost speed."""
 COLOURS = {"good": 32, "bad": 31, "dim": 2, "bold": 1}
-OURS = re.compile(r"(\x1b\[\d{1,2}m)")
 Paint = Callable[[str, str], str]
 
 
 def render(report: Bench, *, colour: bool = False) -> str:
     paint: Paint = (lambda how, text: f"\x1b[{COLOURS[how]}m{text}\x1b[0m") if colour else (lambda how, text: text)
+    report = words.shown(report)
     lines = [paint("bold", headline(report)), *hosts(report), *(paint("bad", line) for line in notes(report))]
     if report.comparison is not None:
         lines += comparison(report, paint)
     for program in report.programs:
-        lines += ["", *_block(program, [one for one in report.results if one.program == program.program], paint)]
-    return "".join(redact(clean_line(line, colour)) + "\n" for line in lines)
-
-
-def clean_line(line: str, colour: bool) -> str:
-    """Without control characters but those of our own colours: others' words are in it."""
-    return "".join(part if colour and OURS.fullmatch(part) else clean(part) for part in OURS.split(line))
+        lines += ["", *_block(program, report, paint)]
+    return "".join(line + "\n" for line in lines)
 
 
 def headline(report: Bench) -> str:
@@ -65,9 +60,9 @@ def notes(report: Bench) -> list[str]:
     found = [f"note: {note}" for note in report.notes]
     found += [f"fail: {one.program}: {one.reason}" for one in report.programs if one.status is Done.FAIL]
     held = {program.program: held_back(program.conditions) for program in report.programs}
-    for words in dict.fromkeys(filter(None, held.values())):
-        programs = ", ".join(name for name in held if held[name] == words)
-        found += [f"note: clocks were held back by {words}: {programs}"]
+    for what in dict.fromkeys(filter(None, held.values())):
+        programs = ", ".join(name for name in held if held[name] == what)
+        found += [f"note: clocks were held back by {what}: {programs}"]
     return found
 
 
@@ -85,20 +80,22 @@ def held_back(conditions: Iterable[Condition]) -> str:
 def comparison(report: Bench, paint: Paint) -> list[str]:
     found = report.comparison
     assert found is not None
-    lines = [f"against {found.baseline} of {found.baseline_started_at[:16]}, {found.tolerance:.1%} allowed"]
+    more = (
+        " (more where a case differs anyway)"
+        if any((one.allowed or 0) > found.tolerance for one in found.changes)
+        else ""
+    )
+    lines = [f"against {found.baseline} of {found.baseline_started_at[:16]}, {100 * found.tolerance:g} % allowed{more}"]
     lines += [f"  changed since: {difference}" for difference in found.differences]
     worse = [change for change in found.changes if change.verdict == "regression"]
     better = [change for change in found.changes if change.verdict == "better"]
     lines += [paint("bad", f"  regression: {line}") for line in folded(worse)]
     lines += [paint("good", f"  better: {line}") for line in folded(better)]
-    judged = [change for change in found.changes if change.verdict in ("same", "better", "regression")]
     silent = [change for change in found.changes if change.verdict == "unjudged"]
     gone = sum(change.verdict == "gone" for change in found.changes)
-    lines.append(
-        f"  {len(worse)} of {len(judged)} figures are worse; {len(silent)} have too few samples to tell"
-        + (f"; {gone} of the baseline were not measured" if gone else "")
-    )
-    return lines
+    told = f"{len(worse)} of {found.judged} figures are worse" if found.judged else paint("bad", NOT_COMPARED)
+    missing = f"; {gone} of the baseline were not measured" if gone else ""
+    return [*lines, f"  {told}; {len(silent)} have too few samples to tell{missing}"]
 
 
 def folded(changes: Sequence[Change]) -> list[str]:
@@ -128,7 +125,8 @@ def say(change: Change) -> str:
 # ---- a program -------------------------------------------------------------------------------------------------------
 
 
-def _block(program: Program, results: Sequence[Result], paint: Paint) -> list[str]:
+def _block(program: Program, report: Bench, paint: Paint) -> list[str]:
+    results = [one for one in report.results if one.program == program.program]
     head = paint("bold", program.program)
     if program.status is not Done.DONE and not results:
         return [f"{head}  {program.status}: {program.reason}"]
@@ -137,12 +135,12 @@ def _block(program: Program, results: Sequence[Result], paint: Paint) -> list[st
     elif program.program == "collective":
         lines = _collectives(head, results)
     elif program.program == "peer":
-        lines = _matrix(head, results)
+        lines = _matrix(head, results, paint)
     elif program.program == "checks":
         lines = _checks(head, results)
     else:
-        lines = [_heading(head, program.program, results), *(_row(group, paint) for group in by_case(results))]
-    lines += [paint("dim", f"  limit {words}") for words in unknown(results)]
+        lines = [_heading(head, program.program, results), *(_row(group, report, paint) for group in by_case(results))]
+    lines += [paint("dim", f"  limit {why}") for why in unknown(results)]
     if program.left_out:
         first, more = program.left_out[0], len(program.left_out) - 1
         lines.append(paint("dim", f"  left out: {first}{f' (and {more} more)' if more else ''}"))
@@ -169,12 +167,14 @@ def by_case(results: Sequence[Result]) -> list[list[Result]]:
     return [sorted(group, key=lambda one: one.median, reverse=group[0].unit == "s") for group in groups.values()]
 
 
-def _row(group: Sequence[Result], paint: Paint) -> str:
+def _row(group: Sequence[Result], report: Bench, paint: Paint) -> str:
     one = group[0]
     name = one.case + (f", slowest of {len(group)}" if len(group) > 1 else "")
     values = "".join(f"{figure(value, one.unit):>9}" for value in (one.median, one.p5, one.p95))
     limit, share = (figure(one.limit, one.unit), f"{one.median / one.limit:.0%}") if one.limit else ("-", "")
-    wrong = "" if all(each.verified is not False for each in group) else paint("bad", "  WRONG RESULT")
+    bad = sorted(report.provenance.place(each.target) for each in group if each.verified is False)
+    where = f" on GPU {', '.join(bad)}" if len(group) > 1 else ""
+    wrong = paint("bad", f"  WRONG RESULT{where}") if bad else ""
     return f"  {name:<{WIDTH}}{values}{one.n:>6}{limit:>9}  {share}{wrong}".rstrip()
 
 
@@ -187,7 +187,7 @@ def _checks(head: str, results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _matrix(head: str, results: Sequence[Result]) -> list[str]:
+def _matrix(head: str, results: Sequence[Result], paint: Paint) -> list[str]:
     """Rows send, columns receive."""
     values = {(one.data["from"], one.data["to"]): one.median for one in results}
     count = 1 + max((max(int(str(a)), int(str(b))) for a, b in values), default=0)
@@ -196,7 +196,7 @@ def _matrix(head: str, results: Sequence[Result]) -> list[str]:
     for row in range(count):
         cells = (figure(values[row, column], "GB/s") if (row, column) in values else "-" for column in range(count))
         lines.append(f"  {row:>6}" + "".join(f"{cell:>8}" for cell in cells))
-    return lines
+    return lines + [paint("bad", f"  WRONG RESULT: {one.case}") for one in results if one.verified is False]
 
 
 def _limits(results: Sequence[Result]) -> str:
