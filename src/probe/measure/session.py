@@ -289,7 +289,7 @@ class Session:
     def _file_samples(self, program: str) -> None:
         samples, self._samples = self._samples, {}
         for case, seconds in samples.items():
-            self.results.append(filing.result(program, case, "", seconds, 1.0, "s"))
+            self.results.append(filing.result(program, case, "", [[each] for each in seconds], 1.0, "s"))
 
     def _one_startup(self, site: torchfile.TorchSite, until: float) -> list[str]:
         """One fresh process, and one of the driver alone; the phases that computed wrongly."""
