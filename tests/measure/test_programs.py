@@ -77,6 +77,44 @@ def test_one_flipped_bit_anywhere_is_found_against_the_result_before(kind: Any) 
     assert matmul.compare(left, right, result, before, kind) == "1 words differ from what the same call gave before"
 
 
+def timed_with(monkeypatch: pytest.MonkeyPatch, mm: Callable[..., Any]) -> dict[str, Any]:
+    """What is said of a product with four sets of buffers, where this is torch.mm."""
+    listener = Listener()
+    monkeypatch.setattr(method, "sets_beyond_cache", lambda device, size: 4)
+    monkeypatch.setattr(torch, "mm", mm)
+    matmul.one(listener, "", method, CPU, KINDS[-1], 64, 10.0)
+    (result,) = listener.of("result")
+    assert result["data"]["buffers"] == 4
+    return dict(result)
+
+
+def test_every_set_of_buffers_that_was_timed_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of four is wrong, and not the first."""
+    real, outs = torch.mm, list[int]()
+
+    def mm(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> None:
+        real(left, right, out=out)
+        if out.data_ptr() not in outs:
+            outs.append(out.data_ptr())
+        if outs.index(out.data_ptr()) == 2:
+            out.mul_(1.01)
+
+    assert "are not the product" in timed_with(monkeypatch, mm)["text"]
+    assert timed_with(monkeypatch, real)["text"] == ""
+
+
+def test_a_product_that_the_timing_left_undone_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one from before the timing does not stand for it."""
+    real, calls = torch.mm, list[int]()
+
+    def mm(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> None:
+        calls.append(1)
+        if len(calls) <= 6:  # two to see how long it takes, four before
+            real(left, right, out=out)
+
+    assert timed_with(monkeypatch, mm)["verified"] is False
+
+
 def test_a_result_of_nothing_is_wrong() -> None:
     left, right, result = product(matmul.KINDS[3])
     assert matmul.compare(left, right, torch.full_like(result, float("nan")), None, matmul.KINDS[3])
