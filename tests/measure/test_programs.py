@@ -25,7 +25,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-method, matmul, memory, collective, host = map(load, ("method", "matmul", "memory", "collective", "host"))
+method, matmul, memory, collective, host, peer = map(load, ("method", "matmul", "memory", "collective", "host", "peer"))
 CPU = method.Device("cpu")
 
 
@@ -174,6 +174,66 @@ def test_a_copy_that_does_nothing_is_not_verified(monkeypatch: pytest.MonkeyPatc
 def test_buffers_take_turns_beyond_the_cache() -> None:
     assert method.sets_beyond_cache(CPU, 1 << 20) * (1 << 20) >= min(2 * CPU.cache_bytes(), 64 << 20)
     assert method.sets_beyond_cache(CPU, 1 << 40) == 1
+
+
+class Pair:
+    """Two workers' group, and the one of them that is not here: what it sends is `arrives`, what it tells is `told`."""
+
+    def __init__(self, told: str = "0", arrives: int = 0) -> None:
+        self.heard: dict[str, str] = {}
+        self._told, self._arrives = told, arrives
+
+    def load(self, path: str) -> "Pair":
+        return self
+
+    def join(self, child: Any, job: dict[str, Any]) -> "Pair":
+        return self
+
+    def agree(self, key: str, choose: Callable[[], int]) -> int:
+        return int(method.FEWEST)
+
+    def tell(self, key: str, word: str) -> None:
+        self.heard[key] = word
+
+    def told(self, key: str) -> str:
+        return self._told
+
+    wait = told
+
+    def recv(self, into: torch.Tensor, source: int) -> None:
+        if into.dtype == torch.int64:
+            method.Words(seed=1).fill(into)
+            into[: self._arrives] ^= 1
+
+    def leave(self) -> None: ...
+
+
+def between_workers(monkeypatch: pytest.MonkeyPatch, rank: int, pair: Pair) -> Listener:
+    listener = Listener()
+    listener.load = pair.load  # type: ignore[attr-defined]
+    monkeypatch.setitem(peer.SIZES, "cpu", 1 << 20)
+    monkeypatch.setattr(torch.distributed, "send", lambda tensor, to: None)
+    monkeypatch.setattr(torch.distributed, "recv", pair.recv)
+    peer.between_workers(listener, {"rank": rank, "world": 2, "share_s": 5.0, "seed": 1, "group": ""}, method)
+    return listener
+
+
+@pytest.mark.parametrize("wrong", [0, 3])
+def test_who_receives_from_another_worker_counts_the_words_that_differ(
+    monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    pair = Pair(arrives=wrong)
+    between_workers(monkeypatch, 1, pair)
+    assert pair.heard == {"wrong 0 to 1": str(wrong), "checked 0 to 1": "1"}
+
+
+@pytest.mark.parametrize(("told", "verified", "text"), [("0", True, ""), ("3", False, "3 words differ")])
+def test_who_sent_says_what_the_other_found(
+    monkeypatch: pytest.MonkeyPatch, told: str, verified: bool, text: str
+) -> None:
+    (result,) = between_workers(monkeypatch, 0, Pair(told)).of("result")
+    assert (result["case"], result["verified"], result["text"]) == ("0 to 1", verified, text)
+    assert len(result["seconds"]) == method.FEWEST
 
 
 @pytest.mark.parametrize(("part", "expected"), [("3", {3}), ("0-3", {0, 1, 2, 3})])
