@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import probe.measure
+from probe.measure import machine
 
 PROGRAMS = Path(probe.measure.__file__).parent / "programs"
 
@@ -282,6 +283,75 @@ def test_copies_take_turns_over_all_of_the_memory_and_words_land_where_they_are_
         call(at)
     assert [words.wrong(buffer) for buffer in landed] == [0] * len(landed)
     assert len(landed) == (2 if name == "both at once" else 1)
+
+
+# ---- what a container may take --------------------------------------------------------------------------------------
+
+
+def cgroup(folder: Path, own: str, **files: str) -> tuple[str, str]:
+    """Cgroups as the kernel shows them: files by path, with `__` for a slash and `DOT` for a dot."""
+    (folder / "own").write_text(own)
+    for name, text in files.items():
+        path = folder / "groups" / name.replace("__", "/")
+        path = path.with_name(path.name.replace("DOT", "."))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(folder / "groups"), str(folder / "own")
+
+
+def test_memory_is_what_the_tightest_cgroup_leaves(tmp_path: Path) -> None:
+    """The one above is tighter than our own; page cache is no use."""
+    where = cgroup(
+        tmp_path,
+        "0::/a/b\n",
+        a__memoryDOTmax="1000\n",
+        a__memoryDOTcurrent="700\n",
+        a__memoryDOTstat="anon 500\ninactive_file 200\n",
+        a__b__memoryDOTmax="5000\n",
+        a__b__memoryDOTcurrent="600\n",
+        a__b__memoryDOTstat="inactive_file 0\n",
+    )
+    assert method.cgroup_free_bytes(*where) == 500
+
+
+def test_memory_of_the_older_cgroups_and_of_none(tmp_path: Path) -> None:
+    where = cgroup(
+        tmp_path,
+        "5:cpu,cpuacct:/x\n4:memory:/x\n",
+        memory__memoryDOTlimit_in_bytes="900",
+        memory__memoryDOTusage_in_bytes="950",
+        memory__memoryDOTstat="total_inactive_file 250",
+    )
+    assert method.cgroup_free_bytes(*where) == 200
+    assert method.cgroup_free_bytes(str(tmp_path / "none"), where[1]) == float("inf")
+    assert method.cgroup_free_bytes(where[0], str(tmp_path / "none")) == float("inf")
+
+
+def test_a_cpu_device_has_no_more_than_its_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(method, "cgroup_free_bytes", lambda: 1000.0)
+    assert CPU.free_bytes() == 500
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/a/b\n", {"a__cpuDOTmax": "150000 100000\n", "a__b__cpuDOTmax": "max 100000\n"}, 1.5),
+        ("0::/a\n", {"cpuDOTmax": "max 100000\n"}, float("inf")),
+        ("2:cpu,cpuacct:/a\n", {"cpu__cpuDOTcfs_quota_us": "50000", "cpu__cpuDOTcfs_period_us": "100000"}, 0.5),
+        ("2:cpu:/a\n", {"cpu__cpuDOTcfs_quota_us": "-1", "cpu__cpuDOTcfs_period_us": "100000"}, float("inf")),
+        ("", {}, float("inf")),
+    ],
+)
+def test_cpus_are_those_of_the_quota(tmp_path: Path, own: str, files: dict[str, str], expected: float) -> None:
+    assert machine.cpu_quota(*cgroup(tmp_path, own, **files)) == expected
+
+
+def test_cores_are_no_more_than_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 1.5)
+    assert machine.cores() == 2
+    monkeypatch.setattr(machine, "cpu_quota", lambda: float("inf"))
+    assert machine.cores() == 4
 
 
 # ---- the method ------------------------------------------------------------------------------------------------------
