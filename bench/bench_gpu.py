@@ -25,8 +25,10 @@ COPY_BAR = 0.88
 SPREAD_BAR_PERCENT = 3.0
 WHOLE_BAR_S = 90.0
 ROUNDS = 3
-STEADY = ("matmul", "memory", "host")
-"""Whose medians are to agree from run to run; of the others the spread is reported."""
+STEADY = ("matmul", "memory", "host", "peer")
+"""Products and copies: their medians are to agree from run to run."""
+OTHERS = ("startup", "checks", "collective")
+"""Of these the spread is reported."""
 PLAIN = """
 import torch, statistics
 a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
@@ -53,13 +55,17 @@ def measure(bench: Bench) -> list[Figure]:
     ours = [of(found, "matmul", "bf16 8192")["median"] for found in runs]
     copies = [of(found, "memory", "copy 1024 MiB") for found in runs]
     part = [one["median"] / one["limit"] for one in copies if one["limit"]]
-    spreads = {name: spread(runs, name) for name in STEADY}
-    every = {f"{name} {case}": each for name in STEADY for case, each in medians(runs, name).items()}
+    have = {one["program"] for one in runs[0]["results"]}
+    spreads = {name: spread(runs, name) for name in (*STEADY, *OTHERS) if name in have}
+    every = {f"{name} {case}": each for name in spreads for case, each in medians(runs, name).items()}
     samples = {"probe bench": ours, "plain loop": plain, **every}
     values = (
         Value("bf16 8192: probe / plain loop", median(ours) / median(plain), "x", OVER_PLAIN_BAR, at_least=True),
         Value("device copy / datasheet", median(part or [0.0]), "x", copy_bar(runs[0]), at_least=True),
-        *(Value(f"spread of {name}", worst.percent, "%", SPREAD_BAR_PERCENT) for name, worst in spreads.items()),
+        *(
+            Value(f"spread of {name}", worst.percent, "%", SPREAD_BAR_PERCENT if name in STEADY else None)
+            for name, worst in spreads.items()
+        ),
     )
     notes = tuple(f"{name} differs most in {worst}" for name, worst in spreads.items())
     what = "probe bench over a plain loop of torch.mm, and its medians run to run"

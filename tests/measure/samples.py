@@ -1,5 +1,6 @@
 """Results of hosts that are not here, as `probe bench` would have made them: whole runs with real proportions."""
 
+import math
 import random
 from collections.abc import Iterator
 from itertools import product
@@ -110,23 +111,29 @@ def run(
     *,
     seed: int = 1,
     noise: float = 0.01,
-    samples: int = 30,
+    samples: int = 15,
+    passes: int = 8,
+    between: float = 0.0,
     slower: dict[str, float] | None = None,
     drift: float = 0.0,
 ) -> Bench:
     """A whole run.
 
-    `noise` is the scatter of a sample; `slower`: by "program case" the factor on its seconds; `drift`: how much slower
-    the last sample of each case is than its first.
+    `noise` is the scatter of a sample, `between` that of a pass, whose samples it makes faster or slower all together;
+    `samples` are those of one pass. `slower`: by "program case" the factor on its seconds; `drift`: how much slower
+    the last sample of each pass is than its first.
     """
     chance = random.Random(seed)  # noqa: S311 - noise, and the same at every run
     where = provenance(gpus)
     results = []
     for program, case, target, seconds, amount, unit, data in cases(gpus):
         factor = (slower or {}).get(f"{program} {case}", 1.0)
-        times = [
-            seconds * factor * max(0.01, chance.gauss(1.0, noise)) * (1 + drift * at / samples) for at in range(samples)
-        ]
+        times = []
+        for _ in range(passes):
+            pace = seconds * factor * math.exp(chance.gauss(0.0, between))
+            times.append(
+                [pace * max(0.01, chance.gauss(1.0, noise)) * (1 + drift * at / samples) for at in range(samples)]
+            )
         made = summarise(times, amount, unit)
         results.append(
             Result(
@@ -142,6 +149,7 @@ def run(
                 limit_source="",
                 verified=None if program == "checks" else True,
                 blocks=made.blocks,
+                passes=made.passes,
                 data=data,
             )
         )

@@ -57,6 +57,22 @@ def test_geforce_adds_in_fp32_at_half_the_rate() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        ("Tesla T4", 1024),
+        ("NVIDIA TITAN RTX", 1024),
+        ("Quadro RTX 6000", 1024),
+        ("NVIDIA GeForce RTX 2080 Ti", 512),
+        ("NVIDIA GeForce GTX 1660 Ti", 256),
+        ("NVIDIA GeForce MX450", 256),
+    ],
+)
+def test_of_turing_only_some_have_the_whole_tensor_rate(name: str, rate: int) -> None:
+    """GeForce RTX halves it where sums are kept in fp32; GTX 16 and MX have no tensor cores."""
+    assert limits.rate_of("7.5", name, "fp16") == rate
+
+
+@pytest.mark.parametrize(
     ("change", "dtype"),
     [
         ({"capability": "13.7"}, "bf16"),

@@ -96,6 +96,46 @@ def test_the_peer_matrix_has_a_cell_for_each_ordered_pair() -> None:
     assert read(whole()).plots["peer"].count("rect") == 8 * 7
 
 
+def only(run: Bench, program: str, **data: object) -> Bench:
+    of = [one for one in run.results if one.program == program and data.items() <= one.data.items()]
+    return replace(run, results=tuple(of))
+
+
+def test_one_size_is_no_curve() -> None:
+    """A dot alone, of an axis that has one place, says nothing."""
+    reader = read(only(samples.run(1), "memory", size_bytes=64 << 20))
+    assert "circle" not in reader.plots["memory"]
+    assert "rect" in reader.plots["memory"]
+
+
+def test_the_change_has_a_scale() -> None:
+    drawn = plots.changes("changes", "", [plots.Change("a", -0.1, 0.01, 0.05, "regression", "")])
+    assert re.findall(r">([+-][\d.]+) %</text>", drawn)[:6] == ["-2.5", "-5", "-7.5", "+2.5", "+5", "+7.5"]
+
+
+def test_figures_that_share_a_bar_are_counted_as_such() -> None:
+    """Eight GPUs, a case on each and one over all: nine figures, two bars."""
+    assert "9 figures are worse, of 2 cases on several GPUs" in page.render(whole())
+    found = whole().comparison
+    assert found is not None
+    first = next(change for change in found.changes if change.verdict == "regression")
+    assert page.regressed(replace(found, changes=(first,)), 1) == "1 figure is worse"
+
+
+def test_a_card_of_each_program_comes_before_a_second_of_one() -> None:
+    cards = page.summary(samples.run(8)).partition("<svg")[0]
+    assert "all-reduce" in cards
+    assert "slowest pair" in cards
+
+
+@pytest.mark.parametrize(("gpus", "title"), [(0, "The best of each kind"), (1, "Against the limit")])
+def test_without_a_known_limit_nothing_is_against_one(gpus: int, title: str) -> None:
+    run = samples.run(1)
+    assert title in page.summary(
+        run if gpus else replace(run, results=tuple(replace(r, limit=None) for r in run.results))
+    )
+
+
 def test_a_name_from_elsewhere_cannot_become_markup() -> None:
     evil = "<script>alert(1)</script>\x1b[31m&\"'"
     report = whole()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import probe.measure
+from probe.measure import machine
 
 PROGRAMS = Path(probe.measure.__file__).parent / "programs"
 
@@ -25,7 +26,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-method, matmul, memory, collective, host = map(load, ("method", "matmul", "memory", "collective", "host"))
+method, matmul, memory, collective, host, peer = map(load, ("method", "matmul", "memory", "collective", "host", "peer"))
 CPU = method.Device("cpu")
 
 
@@ -75,6 +76,44 @@ def test_one_flipped_bit_anywhere_is_found_against_the_result_before(kind: Any) 
     word = torch.int16 if result.element_size() == 2 else torch.int32
     result.view(word)[123, 45] ^= 1
     assert matmul.compare(left, right, result, before, kind) == "1 words differ from what the same call gave before"
+
+
+def timed_with(monkeypatch: pytest.MonkeyPatch, mm: Callable[..., Any]) -> dict[str, Any]:
+    """What is said of a product with four sets of buffers, where this is torch.mm."""
+    listener = Listener()
+    monkeypatch.setattr(method, "sets_beyond_cache", lambda device, size: 4)
+    monkeypatch.setattr(torch, "mm", mm)
+    matmul.one(listener, "", method, CPU, KINDS[-1], 64, 10.0)
+    (result,) = listener.of("result")
+    assert result["data"]["buffers"] == 4
+    return dict(result)
+
+
+def test_every_set_of_buffers_that_was_timed_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of four is wrong, and not the first."""
+    real, outs = torch.mm, list[int]()
+
+    def mm(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> None:
+        real(left, right, out=out)
+        if out.data_ptr() not in outs:
+            outs.append(out.data_ptr())
+        if outs.index(out.data_ptr()) == 2:
+            out.mul_(1.01)
+
+    assert "are not the product" in timed_with(monkeypatch, mm)["text"]
+    assert timed_with(monkeypatch, real)["text"] == ""
+
+
+def test_a_product_that_the_timing_left_undone_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one from before the timing does not stand for it."""
+    real, calls = torch.mm, list[int]()
+
+    def mm(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> None:
+        calls.append(1)
+        if len(calls) <= 6:  # two to see how long it takes, four before
+            real(left, right, out=out)
+
+    assert timed_with(monkeypatch, mm)["verified"] is False
 
 
 def test_a_result_of_nothing_is_wrong() -> None:
@@ -138,6 +177,66 @@ def test_buffers_take_turns_beyond_the_cache() -> None:
     assert method.sets_beyond_cache(CPU, 1 << 40) == 1
 
 
+class Pair:
+    """Two workers' group, and the one of them that is not here: what it sends is `arrives`, what it tells is `told`."""
+
+    def __init__(self, told: str = "0", arrives: int = 0) -> None:
+        self.heard: dict[str, str] = {}
+        self._told, self._arrives = told, arrives
+
+    def load(self, path: str) -> "Pair":
+        return self
+
+    def join(self, child: Any, job: dict[str, Any]) -> "Pair":
+        return self
+
+    def agree(self, key: str, choose: Callable[[], int]) -> int:
+        return int(method.FEWEST)
+
+    def tell(self, key: str, word: str) -> None:
+        self.heard[key] = word
+
+    def told(self, key: str) -> str:
+        return self._told
+
+    wait = told
+
+    def recv(self, into: torch.Tensor, source: int) -> None:
+        if into.dtype == torch.int64:
+            method.Words(seed=1).fill(into)
+            into[: self._arrives] ^= 1
+
+    def leave(self) -> None: ...
+
+
+def between_workers(monkeypatch: pytest.MonkeyPatch, rank: int, pair: Pair) -> Listener:
+    listener = Listener()
+    listener.load = pair.load  # type: ignore[attr-defined]
+    monkeypatch.setitem(peer.SIZES, "cpu", 1 << 20)
+    monkeypatch.setattr(torch.distributed, "send", lambda tensor, to: None)
+    monkeypatch.setattr(torch.distributed, "recv", pair.recv)
+    peer.between_workers(listener, {"rank": rank, "world": 2, "share_s": 5.0, "seed": 1, "group": ""}, method)
+    return listener
+
+
+@pytest.mark.parametrize("wrong", [0, 3])
+def test_who_receives_from_another_worker_counts_the_words_that_differ(
+    monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    pair = Pair(arrives=wrong)
+    between_workers(monkeypatch, 1, pair)
+    assert pair.heard == {"wrong 0 to 1": str(wrong), "checked 0 to 1": "1"}
+
+
+@pytest.mark.parametrize(("told", "verified", "text"), [("0", True, ""), ("3", False, "3 words differ")])
+def test_who_sent_says_what_the_other_found(
+    monkeypatch: pytest.MonkeyPatch, told: str, verified: bool, text: str
+) -> None:
+    (result,) = between_workers(monkeypatch, 0, Pair(told)).of("result")
+    assert (result["case"], result["verified"], result["text"]) == ("0 to 1", verified, text)
+    assert len(result["seconds"]) == method.FEWEST
+
+
 @pytest.mark.parametrize(("part", "expected"), [("3", {3}), ("0-3", {0, 1, 2, 3})])
 def test_cpu_lists_of_the_kernel(part: str, expected: set[int]) -> None:
     assert set(host.range_of(part)) == expected
@@ -184,6 +283,75 @@ def test_copies_take_turns_over_all_of_the_memory_and_words_land_where_they_are_
         call(at)
     assert [words.wrong(buffer) for buffer in landed] == [0] * len(landed)
     assert len(landed) == (2 if name == "both at once" else 1)
+
+
+# ---- what a container may take --------------------------------------------------------------------------------------
+
+
+def cgroup(folder: Path, own: str, **files: str) -> tuple[str, str]:
+    """Cgroups as the kernel shows them: files by path, with `__` for a slash and `DOT` for a dot."""
+    (folder / "own").write_text(own)
+    for name, text in files.items():
+        path = folder / "groups" / name.replace("__", "/")
+        path = path.with_name(path.name.replace("DOT", "."))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(folder / "groups"), str(folder / "own")
+
+
+def test_memory_is_what_the_tightest_cgroup_leaves(tmp_path: Path) -> None:
+    """The one above is tighter than our own; page cache is no use."""
+    where = cgroup(
+        tmp_path,
+        "0::/a/b\n",
+        a__memoryDOTmax="1000\n",
+        a__memoryDOTcurrent="700\n",
+        a__memoryDOTstat="anon 500\ninactive_file 200\n",
+        a__b__memoryDOTmax="5000\n",
+        a__b__memoryDOTcurrent="600\n",
+        a__b__memoryDOTstat="inactive_file 0\n",
+    )
+    assert method.cgroup_free_bytes(*where) == 500
+
+
+def test_memory_of_the_older_cgroups_and_of_none(tmp_path: Path) -> None:
+    where = cgroup(
+        tmp_path,
+        "5:cpu,cpuacct:/x\n4:memory:/x\n",
+        memory__memoryDOTlimit_in_bytes="900",
+        memory__memoryDOTusage_in_bytes="950",
+        memory__memoryDOTstat="total_inactive_file 250",
+    )
+    assert method.cgroup_free_bytes(*where) == 200
+    assert method.cgroup_free_bytes(str(tmp_path / "none"), where[1]) == float("inf")
+    assert method.cgroup_free_bytes(where[0], str(tmp_path / "none")) == float("inf")
+
+
+def test_a_cpu_device_has_no_more_than_its_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(method, "cgroup_free_bytes", lambda: 1000.0)
+    assert CPU.free_bytes() == 500
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/a/b\n", {"a__cpuDOTmax": "150000 100000\n", "a__b__cpuDOTmax": "max 100000\n"}, 1.5),
+        ("0::/a\n", {"cpuDOTmax": "max 100000\n"}, float("inf")),
+        ("2:cpu,cpuacct:/a\n", {"cpu__cpuDOTcfs_quota_us": "50000", "cpu__cpuDOTcfs_period_us": "100000"}, 0.5),
+        ("2:cpu:/a\n", {"cpu__cpuDOTcfs_quota_us": "-1", "cpu__cpuDOTcfs_period_us": "100000"}, float("inf")),
+        ("", {}, float("inf")),
+    ],
+)
+def test_cpus_are_those_of_the_quota(tmp_path: Path, own: str, files: dict[str, str], expected: float) -> None:
+    assert machine.cpu_quota(*cgroup(tmp_path, own, **files)) == expected
+
+
+def test_cores_are_no_more_than_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 1.5)
+    assert machine.cores() == 2
+    monkeypatch.setattr(machine, "cpu_quota", lambda: float("inf"))
+    assert machine.cores() == 4
 
 
 # ---- the method ------------------------------------------------------------------------------------------------------

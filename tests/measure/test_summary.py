@@ -18,15 +18,15 @@ SOON = time.monotonic() + 3600
 
 
 def test_seconds_become_rates() -> None:
-    made = summarise([0.5, 1.0, 2.0], 2e12, "FLOP")
-    assert (made.unit, made.median, made.n) == ("TFLOP/s", 2.0, 3)
+    made = summarise([[0.5, 1.0], [2.0]], 2e12, "FLOP")
+    assert (made.unit, made.median, made.n, made.passes) == ("TFLOP/s", 2.0, 3, 2)
     assert made.p5 == pytest.approx(1.1)
     assert made.p95 == pytest.approx(3.8)
 
 
 def test_bytes_are_gigabytes_and_seconds_stay_seconds() -> None:
-    assert summarise([1.0], 3e9, "B").median == 3.0
-    assert summarise([0.25], 1.0, "s").median == 0.25
+    assert summarise([[1.0]], 3e9, "B").median == 3.0
+    assert summarise([[0.25]], 1.0, "s").median == 0.25
 
 
 def test_percentiles_lie_between_the_nearest_values() -> None:
@@ -117,5 +117,20 @@ def test_what_could_not_be_written_is_said_before_anything_is_measured(path: str
 
 
 def test_passes_are_joined_and_of_ranks_the_slowest_counts() -> None:
-    assert joined([[[1.0, 2.0], [3.0]]]) == [1.0, 2.0, 3.0]
-    assert joined([[[1.0, 5.0], [3.0]], [[2.0], [4.0, 1.0]]]) == [2.0, 5.0, 3.0]
+    assert joined([[[1.0, 2.0], [3.0]]]) == [[1.0, 2.0], [3.0]]
+    assert joined([[[1.0, 5.0], [3.0]], [[2.0, 4.0], [1.0]]]) == [[2.0, 5.0], [3.0]]
+
+
+def test_a_pass_that_a_rank_did_not_come_to_say_is_none() -> None:
+    assert joined([[[1.0, 5.0], [3.0]], [[2.0, 4.0]]]) == [[2.0, 5.0]]
+
+
+def test_a_block_is_a_pass_where_there_are_three() -> None:
+    """One whose buffers lay badly is one block of three, and not a third of ten."""
+    made = summarise([[1.0] * 10, [2.0] * 10, [1.0] * 10], 1.0, "s")
+    assert (made.passes, made.blocks) == (3, (1.0, 2.0, 1.0))
+
+
+def test_of_fewer_passes_blocks_are_consecutive_samples() -> None:
+    made = summarise([[1.0] * 10, [2.0] * 10], 1.0, "s")
+    assert (made.passes, len(made.blocks)) == (2, BLOCKS)

@@ -52,14 +52,14 @@ def _file_case(filed: Filed, program: str, case: str, target: str, processes: Se
     first = records[0].data
     if len(processes) < first["data"].get("ranks", 1):
         return []  # a rank had not said it when the run ended
-    seconds = joined([record.data["seconds"] for record in passes] for passes in processes)
-    texts = [[record.text for record in passes if record.text] for passes in processes]
+    passes = joined([record.data["seconds"] for record in said] for said in processes)
+    texts = [[record.text for record in said if record.text] for said in processes]
     data = {**first["data"]}
     if factor := data.pop("bus_factor", None):
-        data["algbw_gbps"] = summarise(seconds, first["amount"] / factor, "B").median
-        data["time_s"] = summarise(seconds, 1.0, "s").median
+        data["algbw_gbps"] = summarise(passes, first["amount"] / factor, "B").median
+        data["time_s"] = summarise(passes, 1.0, "s").median
     verified = all(record.data["verified"] for record in records)
-    made = result(program, case, target, seconds, first["amount"], first["unit"], verified=verified, data=data)
+    made = result(program, case, target, passes, first["amount"], first["unit"], verified=verified, data=data)
     filed.results.append(made)
     return [f"{case}: {text}" for text, *_ in filter(None, texts)]
 
@@ -68,15 +68,15 @@ def result(
     program: str,
     case: str,
     target: str,
-    seconds: Sequence[float],
+    passes: Sequence[Sequence[float]],
     amount: float,
     unit: str,
     *,
     verified: bool | None = None,
     data: Mapping[str, Scalar] | None = None,
 ) -> Result:
-    """One figure, of seconds per call and how much of `unit` a call does; its limit is another's to say."""
-    made = summarise(seconds, amount, unit)
+    """One figure, of seconds per call in each pass and how much of `unit` a call does; its limit others must say."""
+    made = summarise(passes, amount, unit)
     return Result(
         program,
         case,
@@ -90,5 +90,6 @@ def result(
         limit_source="",
         verified=verified,
         blocks=made.blocks,
+        passes=made.passes,
         data=data or {},
     )

@@ -1,8 +1,9 @@
 """What there is to measure on: GPUs by NVML, which of them may be touched, or the CPU."""
 
+import math
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -122,4 +123,36 @@ def _machine(gpus: tuple[Gpu, ...]) -> str:
 
 
 def cores() -> int:
-    return len(os.sched_getaffinity(0))
+    """How many threads can run at once: more would share the container's quota, and stand still in turn."""
+    return max(1, math.ceil(min(len(os.sched_getaffinity(0)), cpu_quota())))
+
+
+def cpu_quota(groups: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> float:
+    """CPUs that the container may use at once, by its cgroup and those above it; infinite where none bounds it."""
+    found = [math.inf]
+    for line in _read(own).splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+        for end in range(len(parts) + 1):
+            folder = "/".join([groups, *parts[:end]])
+            if not controllers:
+                found.append(_ratio(_read(f"{folder}/cpu.max").split()))
+            elif "cpu" in controllers.split(","):
+                folder = "/".join([groups, "cpu", *parts[:end]])
+                found.append(_ratio([_read(f"{folder}/cpu.cfs_{name}_us").strip() for name in ("quota", "period")]))
+    return min(found)
+
+
+def _ratio(words: Sequence[str]) -> float:
+    """Infinite where there is none: `max 100000`, or a quota of -1."""
+    if len(words) == 2 and all(word.isdigit() and int(word) for word in words):
+        return int(words[0]) / int(words[1])
+    return math.inf
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""

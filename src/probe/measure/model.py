@@ -26,8 +26,8 @@ class Done(StrEnum):
 class Result(Struct, frozen=True):
     """One case of one program on one target: (program, case, target) is unique.
 
-    Rates count whole units a second; for seconds less is better. `blocks` are medians of consecutive parts of the
-    samples, in their order: the scatter that a comparison believes.
+    Rates count whole units a second; for seconds less is better. `blocks` are medians in the order of the samples,
+    whose scatter a comparison asks: of each pass where there were three or more, else of consecutive parts.
     """
 
     program: str
@@ -45,6 +45,8 @@ class Result(Struct, frozen=True):
     verified: bool | None
     """Whether what was timed was also right; None where there is nothing to be right or wrong."""
     blocks: tuple[float, ...] = ()
+    passes: int = 0
+    """How often it was measured anew: other buffers, or another process; 0: by a version that did not say."""
     data: Mapping[str, Scalar] = {}
 
 
@@ -176,7 +178,7 @@ class Change(Struct, frozen=True):
     """How much of a change chance alone may show, in one of a hundred whole reports."""
     allowed: float | None
     verdict: str
-    """"same", "regression", "better", "unjudged" (too few samples), "new", "gone"."""
+    """"same", "regression", "better", "unjudged" (too few passes), "new", "gone"."""
 
 
 class Comparison(Struct, frozen=True):

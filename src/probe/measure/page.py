@@ -11,6 +11,7 @@ each program has a section of its own, and all of them share the words and table
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import zip_longest
 
 from probe.cluster.hosts import fold
 from probe.measure import plots, words
@@ -31,6 +32,7 @@ from probe.measure.text import (
 
 MOST_CHANGES = 30
 MOST_CHECKS = 15
+MOST_CARDS = 6
 
 
 def render(report: Bench) -> str:
@@ -88,19 +90,31 @@ def head(report: Bench) -> str:
 
 def summary(report: Bench) -> str:
     """The best of each kind beside what the hardware could do."""
-    rows = [plots.Bar(name, one.median, measured(one), one.limit, limited(one)) for name, one in highlights(report)]
+    rows = [
+        plots.Bar(name, one.median, measured(one), one.limit, limited(one), kind=one.program)
+        for name, one in highlights(report)
+    ]
     if not rows:
         return ""
     known = [row for row in rows if row.limit]
     cards = "".join(
         f'<div class="card"><b>{said(row.said.rpartition(" ")[0])}</b> <span>{said(row.said.rpartition(" ")[2])}</span>'
         f"<p>{said(row.name)}</p></div>"
-        for row in rows[:6]
+        for row in in_turn(rows)[:MOST_CARDS]
     )
     plot = plots.bars("limits", "Measured, as a part of the limit", known, share=True)
     reasons = [source.removeprefix("unknown: ") for source in unknown(report.results)]
     why = "" if known else f'<p class="quiet">No limit is known: {said("; ".join(reasons))}.</p>'
-    return f'<section><h2>Against the limit</h2><div class="cards">{cards}</div>{plot}{why}</section>'
+    title = "Against the limit" if known else "The best of each kind"
+    return f'<section><h2>{title}</h2><div class="cards">{cards}</div>{plot}{why}</section>'
+
+
+def in_turn(rows: Iterable[plots.Bar]) -> list[plots.Bar]:
+    """One of each program first: with many dtypes and ways the collectives would never come."""
+    kinds: dict[str, list[plots.Bar]] = {}
+    for row in rows:
+        kinds.setdefault(row.kind, []).append(row)
+    return [row for turn in zip_longest(*kinds.values()) for row in turn if row is not None]
 
 
 def highlights(report: Bench) -> list[tuple[str, Result]]:
@@ -154,8 +168,9 @@ def against_baseline(report: Bench) -> str:
         )
         for change in judged[:MOST_CHANGES]
     ]
+    cases = sum(change.verdict == "regression" for change in judged)
     well = found.judged and not found.regressions
-    verdict = f'<p class="verdict {"good" if well else "bad"}">{regressed(found)}</p>'
+    verdict = f'<p class="verdict {"good" if well else "bad"}">{regressed(found, cases)}</p>'
     other = "".join(f"<li>{said(difference)}</li>" for difference in found.differences)
     changed = f'<p>Not as it was then:</p><ul class="notes">{other}</ul>' if other else ""
     more = (
@@ -178,11 +193,13 @@ def most_changed(changes: Iterable[Change]) -> list[Change]:
     return list(best.values())
 
 
-def regressed(found: Comparison) -> str:
-    count = found.regressions
+def regressed(found: Comparison, cases: int) -> str:
+    """`cases` have a bar: of several GPUs the one that changed most."""
     if not found.judged:
         return NOT_COMPARED
-    return f"{count} figure{'s are' if count > 1 else ' is'} worse" if count else "no regression"
+    count = found.regressions
+    folded = f", of {cases} case{'s' if cases > 1 else ''} on several GPUs" if count > cases else ""
+    return f"{count} figure{'s are' if count > 1 else ' is'} worse{folded}" if count else "no regression"
 
 
 # ---- the programs ----------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ class Bar(NamedTuple):
     limit: float | None = None
     limit_said: str = ""
     bad: bool = False
+    kind: str = ""
 
 
 class Change(NamedTuple):
@@ -79,6 +80,9 @@ def curves(
     if not points:
         return ""
     xs = sorted({point.x for point in points})
+    if len(xs) == 1:  # no curve
+        rows = [Bar(line.name, line.points[0].y, f"{y_said(line.points[0].y)} {unit}".strip()) for line in lines]
+        return bars(name, f"{title}: {x_said(xs[0])}", rows)
     low_x, high_x = math.log(xs[0]), math.log(xs[-1])
     highest = max([point.high for point in points] + ([limit] if limit else []))
     lowest = min(point.low for point in points) if log_y else 0.0
@@ -249,6 +253,12 @@ def changes(name: str, title: str, rows: Sequence[Change]) -> str:
 
     height = len(rows) * ROW + 30
     body = [f'<line class="axis" x1="{middle}" x2="{middle}" y1="0" y2="{height - 24}"/>']
+    # short of the ends, where the words for them stand
+    marks = [tick for tick in ticks(widest)[1:] if tick < 0.8 * widest]
+    for part in [-tick for tick in marks] + marks:
+        x = place(part)
+        body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 24}"/>')
+        body.append(text(x, height - 6, f"{100 * part:+g} %", "tick", "middle"))
     for at, row in enumerate(rows):
         y = at * ROW + 6
         low, high = place(-row.allowed), place(row.allowed)

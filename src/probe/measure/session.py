@@ -326,7 +326,8 @@ class Session:
         return ", ".join(f"{case} computed wrongly" for case in dict.fromkeys(wrong))
 
     def _file_samples(self, program: str) -> None:
-        made = [filing.result(program, case, "", seconds, 1.0, "s") for case, seconds in self._samples.items()]
+        samples = self._samples.items()
+        made = [filing.result(program, case, "", [[each] for each in seconds], 1.0, "s") for case, seconds in samples]
         self.results, self._samples = self.results + made, {}  # at once: a signal between would lose or double them
 
     def _one_startup(self, site: torchfile.TorchSite, until: float) -> list[str]:

@@ -95,7 +95,7 @@ def comparison(report: Bench, paint: Paint) -> list[str]:
     gone = sum(change.verdict == "gone" for change in found.changes)
     told = f"{len(worse)} of {found.judged} figures are worse" if found.judged else paint("bad", NOT_COMPARED)
     missing = f"; {gone} of the baseline were not measured" if gone else ""
-    return [*lines, f"  {told}; {len(silent)} have too few samples to tell{missing}"]
+    return [*lines, f"  {told}; {len(silent)} have too few passes to tell{missing}"]
 
 
 def folded(changes: Sequence[Change]) -> list[str]:

@@ -2,12 +2,13 @@
 
 Inputs are random in every mantissa bit of the multiplied format, with magnitudes from 1 to 2: data with fewer random
 bits draws less power, and a GPU at its power limit then runs faster than any real work would. A product of such
-numbers is not exact, so two things are asked of the very result that was timed:
+numbers is not exact, so two things are asked of the very results that were timed, of every set of buffers that takes
+turns, each of which is made NaN before the timing:
 
-- every word of it equals, bit by bit, what the same call gave before the timing (GPU only: a CPU's libraries may split
-  the work another way);
-- 256 x 256 words of it, in random rows and columns, are those of a 64-bit product on the host, but for one rounding
-  to the output's dtype and what summing in 32 bits may cost.
+- every word equals, bit by bit, what the same call gave before (GPU only: a CPU's libraries may split the work another
+  way);
+- 256 x 256 words, shared out among the sets, in random rows and columns, are those of a 64-bit product on the host, but
+  for one rounding to the output's dtype and what summing in 32 bits may cost.
 
 Standard library and torch only, Python >= 3.9.
 """
@@ -85,23 +86,26 @@ def one(child: Any, target: str, method: Any, device: Any, kind: Kind, size: int
     element = torch.finfo(kind.dtype).bits // 8
     count = method.sets_beyond_cache(device, 3 * size * size * element)
     first = inputs(size, kind, device), inputs(size, kind, device)
+    # equal but for their order, so that none is faster than another
     sets = [first] + [(first[0].roll(at, 0), first[1].roll(at, 1)) for at in range(1, count)]
     results = [torch.empty(size, size, dtype=kind.dtype, device=device.torch) for _ in range(count)]
 
     def call(at: int) -> None:
-        left, right = sets[at % count]
-        torch.mm(left, right, out=results[at % count])
+        left, right = sets[at % len(sets)]
+        torch.mm(left, right, out=results[at % len(sets)])
 
     call(0)
     device.synchronize()
-    before = results[0].clone()
     began = time.perf_counter()
     call(0)
     device.synchronize()
-    # a turn for every set only where that is quick: a product slow enough to matter is not made by a cache
-    quick = (time.perf_counter() - began) * count < part_s / 2
-    seconds: list[float] = method.seconds_of(call, device, part_s, turns=count if quick else 1)
-    wrong = compare(*sets[0], results[0], before if device.is_cuda else None, kind)
+    if (time.perf_counter() - began) * count >= part_s / 2:
+        del sets[1:], results[1:]  # a product slow enough to matter is not made by a cache
+    before = befores(call, results, device)
+    seconds: list[float] = method.seconds_of(call, device, part_s, turns=len(sets))
+    rows = max(1, SAMPLED // len(sets))
+    each = (compare(*pair, *made, kind, rows) for pair, made in zip(sets, zip(results, before)))
+    wrong = next(filter(None, each), "")
     method.say(
         child,
         target,
@@ -113,9 +117,20 @@ def one(child: Any, target: str, method: Any, device: Any, kind: Kind, size: int
         wrong=wrong,
         dtype=kind.name,
         size=size,
-        buffers=count,
+        buffers=len(sets),
     )
     return seconds
+
+
+def befores(call: Callable[[int], None], results: list[torch.Tensor], device: Any) -> list[torch.Tensor | None]:
+    """What each call gives (GPU only), and results that are none: what the timing leaves undone must look wrong."""
+    for at in range(len(results)):
+        call(at)
+    device.synchronize()
+    kept = [result.clone() if device.is_cuda else None for result in results]
+    for result in results:
+        result.fill_(float("nan"))
+    return kept
 
 
 def inputs(size: int, kind: Kind, device: Any) -> torch.Tensor:
@@ -129,7 +144,12 @@ def inputs(size: int, kind: Kind, device: Any) -> torch.Tensor:
 
 
 def compare(
-    left: torch.Tensor, right: torch.Tensor, result: torch.Tensor, before: torch.Tensor | None, kind: Kind
+    left: torch.Tensor,
+    right: torch.Tensor,
+    result: torch.Tensor,
+    before: torch.Tensor | None,
+    kind: Kind,
+    sampled_rows: int = SAMPLED,
 ) -> str:
     """What is wrong with the result, or ""."""
     if before is not None:
@@ -137,7 +157,7 @@ def compare(
         changed = int(torch.count_nonzero(result.cpu().view(word) != before.cpu().view(word)))
         if changed:
             return f"{changed} words differ from what the same call gave before"
-    rows = torch.randperm(result.shape[0])[:SAMPLED].sort().values
+    rows = torch.randperm(result.shape[0])[:sampled_rows].sort().values
     columns = torch.randperm(result.shape[1])[:SAMPLED].sort().values
     place = rows.to(result.device), columns.to(result.device)
     a, b = left[place[0]].cpu().double(), right[:, place[1]].cpu().double()

@@ -145,7 +145,43 @@ class Device(NamedTuple):
         """What may be allocated, with a tenth left alone."""
         if self.is_cuda:
             return int(torch.cuda.mem_get_info(self.number)[0] * 0.9)
-        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 0.5)
+        return int(min(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), cgroup_free_bytes()) * 0.5)
+
+
+def cgroup_free_bytes(groups: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> float:
+    """What the container may take yet, by its cgroup and those above it; infinite where none bounds it.
+
+    Whoever takes more is killed, however much the host has. Page cache that the kernel would give up counts as free.
+    """
+    free = math.inf
+    try:
+        with open(own) as file:
+            lines = [line.strip().split(":", 2) for line in file]
+    except OSError:
+        return free
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers == "":
+            mount, limit, used, cache = groups, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            mount, limit, used = groups + "/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+        for end in range(len(parts) + 1):
+            folder = "/".join([mount, *parts[:end]])
+            try:
+                most, now = (int(read(folder, name)) for name in (limit, used))
+                kept = dict(line.split() for line in read(folder, "memory.stat").splitlines())
+                free = min(free, most - max(0, now - int(kept.get(cache, 0))))
+            except (OSError, ValueError):
+                continue  # no such file here, or "max"
+    return max(0.0, free)
+
+
+def read(folder: str, name: str) -> str:
+    with open(os.path.join(folder, name)) as file:
+        return file.read().strip()
 
 
 def open_device(child: Any, job: dict[str, Any], target: str = "") -> Device:
