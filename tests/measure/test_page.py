@@ -119,7 +119,7 @@ def test_figures_that_share_a_bar_are_counted_as_such() -> None:
     found = whole().comparison
     assert found is not None
     first = next(change for change in found.changes if change.verdict == "regression")
-    assert page.regressed(replace(found, changes=(first,)), 1) == "1 figure is worse"
+    assert page.regressed(replace(found, changes=(first,), regressions=1), 1) == "1 figure is worse"
 
 
 def test_a_card_of_each_program_comes_before_a_second_of_one() -> None:
