@@ -29,7 +29,7 @@ class PairHost(LabHost):
 
     def __init__(self, lab: "Pair", number: int) -> None:
         super().__init__(lab, number)
-        self.address = f"127.0.0.{1 + number}"
+        self.address = self.listen = f"127.0.0.{1 + number}"
 
     def inside(self, *argv: str) -> str:
         return sh(*argv)

@@ -49,6 +49,7 @@ class LabHost:
     """One namespace with its sshd."""
 
     port = 22
+    listen = "0.0.0.0"
 
     def __init__(self, lab: "Lab", number: int) -> None:
         self.lab = lab
@@ -111,7 +112,7 @@ class LabHost:
         }
         config = {
             "Port": str(self.port),
-            "ListenAddress": self.address,
+            "ListenAddress": self.listen,
             "HostKey": str(self.folder / "host_key"),
             "AuthorizedKeysFile": keys or str(self.lab.folder / "key.pub"),
             "StrictModes": "no",

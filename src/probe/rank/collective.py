@@ -32,10 +32,8 @@ SHOWN_OWNERS = 8
 GATHER_WORDS = 1024
 GATHER_WORDS_MANY = 64
 """From 512 ranks on: the gathered words stay under some MiB."""
-RATE_S = 0.15
-"""About how long the rate of a size is measured: with twice that a warm round over loopback sockets of two H200 took
-2.1 s, a third of it for this; over links at 50 GB/s it is `MAX_GOES` that ends it. A size whose one go would take
-longer than `SLOWEST_S` is left out."""
+RATE_S = 0.3
+"""About how long the rate is measured; a size whose one go would take longer than `SLOWEST_S` is left out."""
 SLOWEST_S = 3.0
 TELLING_BYTES = 1 << 17
 """Below this latency is most of what is measured, and says nothing about larger sizes."""
