@@ -123,7 +123,9 @@ class Worst(NamedTuple):
 
 
 def spread(runs: Sequence[dict[str, Any]], program: str) -> Worst:
-    each = {case: ran for case, ran in medians(runs, program).items() if min(ran) > 0}  # some checks cost no time at all
+    each = {
+        case: ran for case, ran in medians(runs, program).items() if min(ran) > 0
+    }  # some checks cost no time at all
     return max((Worst(100 * (max(ran) / min(ran) - 1), case, ran) for case, ran in each.items()), default=Worst())
 
 

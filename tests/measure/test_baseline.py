@@ -198,6 +198,31 @@ def test_an_earlier_baseline_is_read_and_what_it_does_not_say_is_not_believed(tm
     assert (found["matmul bf16 8192"], found["host to host 256 MiB"]) == ("unjudged", "same")
 
 
+TWO_GPUS = Path(__file__).parents[2] / "bench" / "results" / "2026-11-28-2-x-nvidia-h200.json"
+
+
+def test_runs_over_two_healthy_gpus_are_no_regressions_of_each_other_and_eight_percent_lost_are() -> None:
+    """Collectives and copies between GPUs, each of one pass; across hosts nobody knows how far runs are apart."""
+    ran = json.loads(TWO_GPUS.read_bytes())["figures"]["bench_gpu"]["samples"]
+    units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+    cases = {name: each for name, each in ran.items() if name.partition(" ")[0] in ("peer", "collective")}
+    assert len(cases) == 62
+    for name, medians in cases.items():
+        program, _, case = name.partition(" ")
+        *_, number, unit = case.split()
+        size = int(number) * units[unit] if program == "collective" else 256 << 20
+        made = [one("GB/s", (median,) * 3, program=program, data={"size_bytes": size}) for median in medians]
+        made = [replace(each, passes=1) for each in made]
+        for before, now in permutations(made, 2):
+            assert baseline.judge(before, now, TOLERANCE, "cuda", 62).verdict in ("same", "better"), name
+        slow = one("GB/s", (0.92 * medians[0],) * 3, program=program, data={"size_bytes": size})
+        lost = replace(slow, passes=1)
+        judged = baseline.judge(made[0], lost, TOLERANCE, "cuda", 62).verdict
+        assert (judged == "regression") is (size > 64 << 20), name
+        if program == "collective":
+            assert baseline.judge(made[0], lost, TOLERANCE, "hosts", 62).verdict == "unjudged"
+
+
 MEASURED = Path(__file__).parents[2] / "bench" / "results" / "2026-11-23-1-x-nvidia-h100-80gb-hbm3.json"
 
 
