@@ -1,6 +1,7 @@
 """`probe gate` on this machine alone, as people and programs call it: simulated hosts, and what it refuses."""
 
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -55,7 +56,10 @@ def test_people_get_the_verdict_first(probe: Command) -> None:
         (("--local", "2", "--min-hosts", "3"), "3 of 2 hosts"),
         (("--local", "2", "--backend", "mpi"), "mpi"),
         (("--local", "2", "--ifname", "eth0;x"), "eth0;x"),
-        (("--local", "2", "--clean-hostfile", "/nowhere/x"), "/nowhere/x"),
+        (("--local", "2", "--clean-hostfile", "/nowhere/x"), "there is no folder /nowhere"),
+        (("--local", "2", "--clean-hostfile", "/"), "/ is a folder"),
+        (("--local", "2", "--clean-hostfile", ""), "'' is no file"),
+        (("--local", "2", "--clean-hostfile", "-"), "'-' is no file"),
         (("--hosts", "127.0.0.9", "--identity", "/nowhere/key"), "/nowhere/key"),
         (("--hosts", "127.0.0.9", "--known-hosts", "/nowhere/known"), "/nowhere/known"),
         (("--hosts", "127.0.0.9", "--ssh-config", "/nowhere/config"), "/nowhere/config"),
@@ -81,6 +85,29 @@ def test_a_clean_hostfile_of_simulated_hosts_has_a_line_for_each(probe: Command,
     path = tmp_path / "clean"
     assert probe("gate", "--local", "2", "--until", "reach", "--clean-hostfile", str(path)).code == 0
     assert path.read_text() == "local-1\nlocal-2\n"
+
+
+def test_a_clean_hostfile_goes_to_the_file_that_a_link_names(probe: Command, tmp_path: Path) -> None:
+    path, link = tmp_path / "clean", tmp_path / "link"
+    path.write_text("old\n")
+    link.symlink_to(path)
+    assert probe("gate", "--local", "1", "--until", "reach", "--clean-hostfile", str(link)).code == 0
+    assert link.is_symlink()
+    assert path.read_text() == "local-1\n"
+    assert [path] == list(tmp_path.glob("clean*"))
+
+
+def test_a_clean_hostfile_that_is_a_pipe_stays_one(probe: Command, tmp_path: Path) -> None:
+    """So does a device: as root, /dev/null would be lost to the whole machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert probe("gate", "--local", "1", "--until", "reach", "--clean-hostfile", str(pipe)).code == 0
+        assert os.read(reader, 100) == b"local-1\n"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -30,6 +30,7 @@ from probe.cluster.ledger import Ledger
 from probe.cluster.model import GateReport, GateVerdict
 from probe.cluster.muster import REACH_SHARE, Settings
 from probe.cluster.targets import Named
+from probe.measure import files
 from probe.output import write
 from probe.state import default_path
 from probe.worker.parent import Children
@@ -117,8 +118,9 @@ class GateRun:
         settings = self.request.settings
         report = judge.report(self.ledger, head, judge.Wants(settings.until, settings.min_hosts))
         self._code = report.exit_code
-        complaint = self._write_clean_hostfile(report)
-        write(1, self._rendered(report), self.budget.began_at + max(self.budget.write_s, self.budget.elapsed_s() + 0.5))
+        until = self.budget.began_at + max(self.budget.write_s, self.budget.elapsed_s() + 0.5)
+        complaint = self._write_clean_hostfile(report, until)
+        write(1, self._rendered(report), until)
         if complaint:
             write(2, f"probe: {complaint}\n".encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
 
@@ -131,7 +133,7 @@ class GateRun:
 
         return gate.render(report, colour=use_colour(os.isatty(1), os.environ)).encode("utf-8", "replace")
 
-    def _write_clean_hostfile(self, report: GateReport) -> str:
+    def _write_clean_hostfile(self, report: GateReport, until: float) -> str:
         """Write it where a set of hosts was confirmed; returns a complaint where that cannot be done."""
         path = self.request.clean_hostfile
         if not path:
@@ -142,12 +144,9 @@ class GateRun:
         hostfile = self.request.named.hostfile
         text = hostfile.clean(names) if hostfile else "".join(f"{name}\n" for name in names)
         try:
-            beside = f"{path}.{os.getpid()}"
-            with open(beside, "x") as file:
-                file.write(text)
-            os.replace(beside, path)
+            files.replace(path, text.encode(), until)
         except OSError as error:
-            return f"--clean-hostfile: {path}: {error.strerror}"
+            return f"--clean-hostfile: {path} was not written: {error.strerror or error}"
         return ""
 
 
