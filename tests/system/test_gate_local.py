@@ -11,6 +11,7 @@ import pytest
 from tests.system.command import ARGV, Command, finish
 from tests.system.lab import wait_for
 from tests.system.saying import causes, clean, said
+from tests.system.slurm import free_ports
 
 
 def test_two_simulated_hosts_are_ready_and_nothing_is_left(probe: Command) -> None:
@@ -108,6 +109,33 @@ def test_a_clean_hostfile_that_is_a_pipe_stays_one(probe: Command, tmp_path: Pat
     finally:
         os.close(reader)
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(("column", "code"), [("shell", 3), ("slurm", 3), ("k8s", 1)])
+def test_a_clean_hostfile_that_cannot_be_written_is_no_success(probe: Command, column: str, code: int) -> None:
+    """Whoever goes on with `&&` would take an old one, or none."""
+    argv = ("--exit-codes", column, "--format", "json", "--clean-hostfile", "/dev/full")
+    ran = probe("gate", "--local", "1", "--until", "reach", *argv)
+    assert (code, code, "ready") == (ran.code, json.loads(ran.out)["exit_code"], json.loads(ran.out)["verdict"])
+    assert "--clean-hostfile: /dev/full was not written" in ran.err
+
+
+def test_an_older_clean_hostfile_stays_and_is_said_to_be_older(probe: Command, tmp_path: Path) -> None:
+    path = tmp_path / "clean"
+    path.write_text("old\n")
+    argv = ("--ssh-config", "none", "--until", "reach", "--clean-hostfile", str(path))
+    ran = probe("gate", "--hosts", f"127.0.0.9:{free_ports(1)[0]}", *argv)
+    assert (1, "old\n") == (ran.code, path.read_text())
+    assert f"{path} is not written, no set of hosts was confirmed, and what is in it is older" in ran.err
+
+
+@pytest.mark.parametrize(("column", "code"), [("shell", 3), ("slurm", 3)])
+def test_a_report_that_cannot_be_written_is_no_success(probe: Command, column: str, code: int) -> None:
+    with Path("/dev/full").open("wb") as full:
+        argv = [*ARGV, "gate", "--local", "1", "--until", "reach", "--exit-codes", column]
+        with probe.started(argv, stdout=full) as process:
+            _, err = process.communicate(timeout=60)
+    assert (code, "probe: the report could not be written to stdout\n") == (process.returncode, err)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
