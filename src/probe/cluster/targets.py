@@ -68,6 +68,11 @@ class Named(Struct, frozen=True):
     """Of this machine, to be divided among simulated hosts."""
 
 
+SSH_FLAGS = ("ssh_user", "ssh_port", "identity", "known_hosts", "ssh_config")
+WITHOUT = {"local": (*SSH_FLAGS, "remote_python"), "slurm": SSH_FLAGS}
+"""By launcher: the flags that mean nothing to it."""
+
+
 def any_given(given: Mapping[str, Any]) -> bool:
     return any(given[name] for name in GIVEN)
 
@@ -80,9 +85,20 @@ def named(given: Mapping[str, Any], command: str) -> Named:
 
 def prepared(found: Named, given: Mapping[str, Any]) -> Named:
     """With what its launcher needs, and all that can be wrong with that found out now: raises UsageError."""
+    _refuse_stray(found, given)
     if found.launcher == "ssh":
         return replace(found, ssh=_ssh(given, found.hosts))
     return replace(found, slurm=_slurm(given)) if found.launcher == "slurm" else found
+
+
+def _refuse_stray(found: Named, given: Mapping[str, Any]) -> None:
+    """Raise UsageError for a flag that would be ignored: another user, key or Python than asked for would be tested."""
+    for name in WITHOUT.get(found.launcher, ()):
+        if given[name]:
+            how = "by Slurm" if found.launcher == "slurm" else "without ssh, on this machine"
+            message = f"means nothing here: {naming.fold(host.name for host in found.hosts)} is reached {how}"
+            allowed = "--hosts or --hostfile; for this machine by ssh: user@localhost or localhost:PORT"
+            raise UsageError(message, f"--{name.replace('_', '-')}", allowed)
 
 
 def _hosts(given: Mapping[str, Any], command: str) -> tuple[str, tuple[Host, ...], Hostfile | None]:
