@@ -77,12 +77,32 @@ def test_what_is_wrong_with_the_input_is_named(probe: Command, args: tuple[str, 
     assert named in ran.err
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(probe: Command) -> None:
-    ran = probe("gate", "--hosts", "gpu[01-16]", "--dry-run", "--strategy", "fast", "--backend", "nccl")
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(probe: Command, tmp_path: Path) -> None:
+    path = tmp_path / "clean"
+    argv = ("--strategy", "fast", "--backend", "nccl", "--min-hosts", "14", "--clean-hostfile", str(path))
+    ran = probe("gate", "--hosts", "127.0.7.[1-16]", "--ssh-config", "none", "--dry-run", *argv)
     assert (0, "") == (ran.code, ran.err)
-    assert "16 hosts by ssh: gpu[01-16]" in ran.out
+    assert "16 hosts by ssh: 127.0.7.[1-16]" in ran.out
     assert "strategy fast" in ran.out
+    assert "enough    14 of 16" in ran.out
+    assert f"clean     {path}, where" in ran.out
+    assert not path.exists()
     assert ran.elapsed_s < 5
+    assert "1 host by local: local-1\n" in probe("gate", "--local", "1", "--dry-run").out
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("--hosts", "127.0.0.9", "--identity", "/nowhere/key"), "/nowhere/key"),
+        (("--local", "2", "--clean-hostfile", "/nowhere/x"), "/nowhere"),
+        (("--local", "2", "--ssh-user", "x"), "--ssh-user"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse(probe: Command, args: tuple[str, ...], named: str) -> None:
+    ran = probe("gate", "--dry-run", *args)
+    assert (2, "") == (ran.code, ran.out)
+    assert named in ran.err
 
 
 def test_a_clean_hostfile_of_simulated_hosts_has_a_line_for_each(probe: Command, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ SMALLEST_S = 5.0
 @click.option("--repeat", type=click.IntRange(1, 10), default=1, metavar="N", help="of every test; all must pass")
 @click.option("--skip-node", is_flag=True, help="without the hosts' own checks: a prolog has run them already")
 @click.option("--clean-hostfile", metavar="FILE", help="write the confirmed hosts, in the hostfile's format")
-@click.option("--dry-run", is_flag=True, help="print what would be done, and do nothing")
+@click.option("--dry-run", is_flag=True, help="look at the flags, print what would be done, reach no host")
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text")
 @click.option("--exit-codes", type=click.Choice(exits.COLUMNS), help="whose exit codes to use")
 @click.option("--debug", is_flag=True, help="show the traceback where probe itself fails")
@@ -45,11 +45,6 @@ def gate(**flags: Any) -> int:
     budget_s = _budget(flags["budget"])
     named = targets.named(flags, "probe gate")
     settings = _settings(flags, named.hosts)
-    if flags["dry_run"]:
-        from probe.cluster.gate import describe
-
-        click.echo(describe(settings, named.launcher, budget_s), nl=False)
-        return 0
     from probe.cluster.run import Request
     from probe.cluster.run import gate as run
 
@@ -61,6 +56,11 @@ def gate(**flags: Any) -> int:
         strict=flags["strict"],
         clean_hostfile=_writable(flags["clean_hostfile"]),
     )
+    if flags["dry_run"]:
+        from probe.cluster.gate import describe
+
+        click.echo(describe(settings, named.launcher, budget_s, request.clean_hostfile), nl=False)
+        return 0
     return run(request)
 
 
