@@ -3,9 +3,10 @@
 ::
 
     gpu[01-16,20],login1        ClusterShell's NodeSet, where there are brackets or groups
-    gpu01                       a hostfile, one host a line: plain,
+    gpu01                       a hostfile, a host a line: plain,
     gpu02 slots=8                   as MPI and DeepSpeed have it,
-    root@gpu03:2222 # spare         with user and port, comments kept
+    root@gpu03:2222 # spare         with user and port, comments kept,
+    gpu[04-16] slots=8              folded
 
 Pure but for reading the file and, where names are folded, ClusterShell's own configuration of groups.
 """
@@ -50,14 +51,25 @@ class Host(Struct, frozen=True):
 
 
 class Hostfile(Struct, frozen=True):
-    """A hostfile's lines, each with the host that it names; None: a comment or an empty line."""
+    """A hostfile's lines, each with the hosts that it names: a word of the file's own for each, and its name here."""
 
-    lines: tuple[tuple[str, str | None], ...]
+    lines: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
     def clean(self, names: Iterable[str]) -> str:
-        """The file without the hosts that are not in `names`; what is left stands as it stood."""
+        """The file without the hosts that are not in `names`; what is left stands as it stood.
+
+        A folded line that loses a host becomes a line for each that is left: what reads the file may not unfold.
+        """
         kept = set(names)
-        return "".join(f"{line}\n" for line, name in self.lines if name is None or name in kept)
+        return "".join(f"{line}\n" for whole, hosts in self.lines for line in _without(whole, hosts, kept))
+
+
+def _without(line: str, hosts: Sequence[tuple[str, str]], kept: set[str]) -> list[str]:
+    left = [word for word, name in hosts if name in kept]
+    if len(left) == len(hosts):
+        return [line]
+    folded = line.partition("#")[0].split()[0]
+    return [line.replace(folded, word, 1) for word in left]
 
 
 def simulated(number: int) -> tuple[Host, ...]:
@@ -67,13 +79,16 @@ def simulated(number: int) -> tuple[Host, ...]:
 
 def from_set(text: str) -> tuple[Host, ...]:
     """The hosts of ``--hosts``: names between commas, folded or not. Raises UsageError."""
-    names: list[str] = []
-    for part in _parts(text):
-        user, at, rest = part.rpartition("@")
-        folded = rest if user else part
-        prefix = f"{user}{at}" if user else ""
-        names += [f"{prefix}{name}" for name in _unfolded(folded)] if FOLDED.search(folded) else [part]
+    names = [name for part in _parts(text) for name in _words(part, HOSTS)]
     return _checked(_told_apart(named(name, HOSTS) for name in names), HOSTS)
+
+
+def _words(part: str, where: str) -> list[str]:
+    """One word for each host of a part that may be folded, each with the part's user."""
+    user, at, rest = part.rpartition("@")
+    folded = rest if user else part
+    prefix = f"{user}{at}" if user else ""
+    return [f"{prefix}{name}" for name in _unfolded(folded, where)] if FOLDED.search(folded) else [part]
 
 
 def _parts(text: str) -> list[str]:
@@ -82,22 +97,22 @@ def _parts(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def _unfolded(part: str) -> list[str]:
+def _unfolded(part: str, where: str) -> list[str]:
     try:
         from ClusterShell.NodeSet import NodeSet, NodeSetException
     except ImportError:
         raise UsageError(
             f"{shown(part)} is folded, and ClusterShell, which unfolds names, is not installed",
-            HOSTS,
-            "names between commas, or: pip install 'gpu-probe[gate]'",
+            where,
+            "plain names, or: pip install 'gpu-probe[gate]'",
         ) from None
     try:
         found = NodeSet(part)
         if len(found) > MOST_HOSTS:
-            raise UsageError(f"{shown(part)} is {len(found)} hosts", HOSTS, f"at most {MOST_HOSTS}")
+            raise UsageError(f"{shown(part)} is {len(found)} hosts", where, f"at most {MOST_HOSTS}")
         return list(found)
     except NodeSetException as error:
-        raise UsageError(f"{shown(part)} is no set of hosts: {error}", HOSTS, "such as 'gpu[01-16,20]'") from None
+        raise UsageError(f"{shown(part)} is no set of hosts: {error}", where, "such as 'gpu[01-16,20]'") from None
 
 
 def fold(names: Iterable[str]) -> str:
@@ -123,17 +138,23 @@ def from_names(names: Iterable[str], where: str) -> tuple[Host, ...]:
 
 def from_file(path: str) -> tuple[tuple[Host, ...], Hostfile]:
     """The hosts of a hostfile, in its order, and the file itself. Raises UsageError."""
-    lines = _read(path).splitlines()
-    words = [line.partition("#")[0].split() for line in lines]
-    for number, rest in ((number, found[1:]) for number, found in enumerate(words, start=1)):
-        if wrong := [word for word in rest if not re.fullmatch(r"(max[_-])?slots=\d{1,6}", word)]:
-            raise UsageError(f"{shown(wrong[0])} is not understood", f"{path}:{number}", "host, or host slots=N")
-    found = [named(parts[0], f"{path}:{number}") for number, parts in enumerate(words, start=1) if parts]
-    hosts = _checked(_told_apart(found), path)
+    lines = _read(path).removesuffix("\n").split("\n")  # what else splitlines() splits at may stand in a comment
+    found = [_named_in(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    hosts = _checked(_told_apart(host for each in found for _, host in each), path)
     names = iter(hosts)
     return hosts, Hostfile(
-        tuple((line, next(names).name if parts else None) for line, parts in zip(lines, words, strict=True))
+        tuple(
+            (line, tuple((word, next(names).name) for word, _ in each)) for line, each in zip(lines, found, strict=True)
+        )
     )
+
+
+def _named_in(line: str, where: str) -> list[tuple[str, Host]]:
+    """The hosts of one line of a hostfile, each with the word that names it and no other."""
+    first, *rest = line.partition("#")[0].split() or [""]
+    if wrong := [word for word in rest if not re.fullmatch(r"(max[_-])?slots=\d{1,6}", word)]:
+        raise UsageError(f"{shown(wrong[0])} is not understood", where, "host, or host slots=N")
+    return [(word, named(word, where)) for word in (_words(first, where) if first else ())]
 
 
 def _read(path: str) -> str:
@@ -143,11 +164,12 @@ def _read(path: str) -> str:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode) or info.st_size > MOST_BYTES:
                 raise UsageError("is no regular file, or too large", path, f"a text file of at most {MOST_BYTES} bytes")
-            return os.read(fd, MOST_BYTES).decode()
+            return os.read(fd, MOST_BYTES).decode("utf-8-sig")  # some editors begin a file with a mark
         finally:
             os.close(fd)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot be read: {getattr(error, 'strerror', None) or error}", path, HOSTFILE) from None
+        words = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot be read: {words}", path, f"{HOSTFILE} with the path of a text file") from None
 
 
 def named(word: str, where: str) -> Host:

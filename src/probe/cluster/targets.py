@@ -23,7 +23,9 @@ GIVEN = ("local", "hosts", "hostfile", "slurm")
 FLAGS = (
     click.option("--local", type=click.IntRange(1, MOST_SIMULATED), metavar="N", help="N simulated hosts here"),
     click.option("--hosts", metavar="SET", help="by ssh, such as 'gpu[01-16,20]'; localhost alone needs no sshd"),
-    click.option("--hostfile", metavar="FILE", help="one host a line: host, host slots=N, user@host:port, # comments"),
+    click.option(
+        "--hostfile", metavar="FILE", help="a host a line: host, gpu[01-16], host slots=N, user@host:port, # comments"
+    ),
     click.option("--slurm", is_flag=True, help="the nodes of the Slurm allocation that this is run in, by srun"),
     click.option("--ifname", default="", metavar="NAME", help="the interface that the job will use, on every host"),
     click.option(
