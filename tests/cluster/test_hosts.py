@@ -187,6 +187,38 @@ def test_simulated_hosts_have_loopback_addresses_of_their_own() -> None:
     assert "127.0.0.1" not in {host.address for host in found}
 
 
-def test_no_more_hosts_than_anybody_has() -> None:
-    with pytest.raises(UsageError, match="at most"):
-        from_set(f"gpu[1-{hosts.MOST_HOSTS + 1}]")
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"gpu[1-{hosts.MOST_HOSTS + 1}]",
+        "gpu[1-999999999]",
+        "gpu[1-99999999999999999999999]",
+        "r[1-999]n[1-999]",
+        "gpu[1-2,1-999999999/3]",
+        "gpu1!gpu[1-999999999]",
+        "[1-999999999]",
+        "gpu[1-60000],cpu[1-60000]",
+    ],
+)
+def test_no_more_hosts_than_anybody_has(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by the numbers: to unfold a thousand million names takes minutes and all memory there is."""
+    made: list[str] = []
+
+    def nodeset(part: str) -> list[str]:
+        made.append(part)
+        return [f"{part[:3]}{number}" for number in range(60000)]
+
+    monkeypatch.setattr("ClusterShell.NodeSet.NodeSet", nodeset)
+    path = tmp_path / "hosts"
+    path.write_text(text.replace("],", "]\n"))
+    for read in (lambda: from_set(text), lambda: from_file(str(path))):
+        with pytest.raises(UsageError, match="at most 65536"):
+            read()
+    assert all("60000" in part for part in made)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("gpu[1-60000]", 60000), ("gpu[0-1000000/100]", 10001), ("n[00000000001-00000000002]", 2)]
+)
+def test_as_many_hosts_as_somebody_may_have(text: str, count: int) -> None:
+    assert count == len(from_set(text))

@@ -16,6 +16,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import prod
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -79,7 +80,10 @@ def simulated(number: int) -> tuple[Host, ...]:
 
 def from_set(text: str) -> tuple[Host, ...]:
     """The hosts of ``--hosts``: names between commas, folded or not. Raises UsageError."""
-    names = [name for part in _parts(text) for name in _words(part, HOSTS)]
+    names: list[str] = []
+    for part in _parts(text):
+        names += _words(part, HOSTS)
+        _refuse_too_many(len(names), HOSTS)
     return _checked(_told_apart(named(name, HOSTS) for name in names), HOSTS)
 
 
@@ -106,13 +110,29 @@ def _unfolded(part: str, where: str) -> list[str]:
             where,
             "plain names, or: pip install 'gpu-probe[gate]'",
         ) from None
+    if _count(part) > MOST_HOSTS:  # not found out by NodeSet: it makes them all first
+        raise UsageError(f"{shown(part)} is more than {MOST_HOSTS} hosts", where, f"at most {MOST_HOSTS}")
     try:
-        found = NodeSet(part)
-        if len(found) > MOST_HOSTS:
-            raise UsageError(f"{shown(part)} is {len(found)} hosts", where, f"at most {MOST_HOSTS}")
-        return list(found)
+        return list(NodeSet(part))
     except NodeSetException as error:
         raise UsageError(f"{shown(part)} is no set of hosts: {error}", where, "such as 'gpu[01-16,20]'") from None
+
+
+def _count(part: str) -> int:
+    """How many hosts a folded part names at most, by the numbers in its brackets."""
+    return sum(prod(map(_width, re.findall(r"\[([^\]]*)", piece))) for piece in re.split(r"[!&^]", part))
+
+
+def _width(ranges: str) -> int:
+    """Of ``01-16,20`` 17, of ``0-100/10`` 11."""
+    count = 0
+    for each in ranges.split(","):
+        limits = re.fullmatch(r"(-?\d{1,18})-(-?\d{1,18})(?:/(\d{1,18}))?", each)
+        if limits:
+            count += max(0, int(limits[2]) - int(limits[1])) // max(1, int(limits[3] or 1)) + 1
+        else:
+            count += MOST_HOSTS + 1 if "-" in each and len(each) > 18 else 1
+    return count
 
 
 def fold(names: Iterable[str]) -> str:
@@ -139,7 +159,12 @@ def from_names(names: Iterable[str], where: str) -> tuple[Host, ...]:
 def from_file(path: str) -> tuple[tuple[Host, ...], Hostfile]:
     """The hosts of a hostfile, in its order, and the file itself. Raises UsageError."""
     lines = _read(path).removesuffix("\n").split("\n")  # what else splitlines() splits at may stand in a comment
-    found = [_named_in(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    found: list[list[tuple[str, Host]]] = []
+    count = 0
+    for number, line in enumerate(lines, start=1):
+        found.append(_named_in(line, f"{path}:{number}"))
+        count += len(found[-1])
+        _refuse_too_many(count, path)
     hosts = _checked(_told_apart(host for each in found for _, host in each), path)
     names = iter(hosts)
     return hosts, Hostfile(
@@ -204,6 +229,10 @@ def _checked(hosts: Sequence[Host], where: str) -> tuple[Host, ...]:
         raise UsageError("names no host", where, "one host at least")
     if twice := [name for name, count in Counter(host.name for host in hosts).items() if count > 1]:
         raise UsageError(f"{fold(twice)}: named more than once", where, "each host once")
-    if len(hosts) > MOST_HOSTS:
-        raise UsageError(f"names {len(hosts)} hosts", where, f"at most {MOST_HOSTS}")
+    _refuse_too_many(len(hosts), where)
     return tuple(hosts)
+
+
+def _refuse_too_many(count: int, where: str) -> None:
+    if count > MOST_HOSTS:
+        raise UsageError(f"names {count} hosts", where, f"at most {MOST_HOSTS}")
