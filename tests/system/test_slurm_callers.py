@@ -271,3 +271,15 @@ def test_the_batch_script_ends_where_too_few_are_left(plain: Slurm, tmp_path: Pa
     assert "Submitted" in said, said
     wait_for(lambda: plain.run("squeue", "-h") == "", READY_S, "the job ends")
     assert "trained" not in out.read_text()
+
+
+def test_the_batch_script_ends_where_the_gate_could_not_tell(tmp_path: Path) -> None:
+    """Whatever exit codes the environment asks for; here the gate has no allocation, which Slurm's column calls 0."""
+    env = {**os.environ, "PROBE_EXIT_CODES": "slurm", "PROBE": str(tmp_path / "probe"), "TMPDIR": str(tmp_path)}
+    probe = tmp_path / "probe"
+    probe.write_text(f'#!/bin/sh\nexec {shlex.join(ARGV)} "$@"\n')
+    probe.chmod(0o755)
+    argv = ["bash", str(SCRIPTS / "train.sbatch"), "echo", "trained"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "no Slurm allocation" in done.stderr
