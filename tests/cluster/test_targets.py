@@ -25,8 +25,8 @@ def test_a_flag_that_would_be_ignored_is_refused(launcher: str, name: str, monke
     monkeypatch.setattr(targets, "_slurm", lambda given: given["remote_python"])
     given, found = {**NOTHING, name: GIVEN[name]}, Named(launcher, (Host("n1"),))
     if (launcher, name) == ("slurm", "remote_python"):
-        assert "/opt/python" == targets.prepared(found, given).slurm
+        assert "/opt/python" == targets.prepared(found, given, 120.0).slurm
         return
     with pytest.raises(UsageError, match="n1 is reached") as error:
-        targets.prepared(found, given)
+        targets.prepared(found, given, 120.0)
     assert f"--{name.replace('_', '-')}" in str(error.value)

@@ -50,7 +50,7 @@ def gate(**flags: Any) -> int:
 
     request = Request(
         settings=settings,
-        named=targets.prepared(named, flags),
+        named=targets.prepared(named, flags, budget_s),
         budget_s=budget_s,
         format=flags["format_"],
         strict=flags["strict"],

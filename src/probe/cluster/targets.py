@@ -17,6 +17,8 @@ from probe.rank.facts import visible_gpus
 MOST_SIMULATED = 64
 CONCURRENCY = min(256, 32 * (os.cpu_count() or 1))
 """How many hosts are connected to at a time: each costs this machine 6 ms of a core."""
+RESOLVE_SHARE = 0.1
+"""Of the budget, for the names of all hosts."""
 GIVEN = ("local", "hosts", "hostfile", "slurm")
 """The flags that name hosts, of which one is wanted."""
 
@@ -85,11 +87,14 @@ def named(given: Mapping[str, Any], command: str) -> Named:
     return Named(launcher, hosts, hostfile, gpus=tuple(visible_gpus()) if launcher == "local" else ())
 
 
-def prepared(found: Named, given: Mapping[str, Any]) -> Named:
-    """With what its launcher needs, and all that can be wrong with that found out now: raises UsageError."""
+def prepared(found: Named, given: Mapping[str, Any], budget_s: float) -> Named:
+    """With what its launcher needs, and all that can be wrong with that found out now: raises UsageError.
+
+    A resolver that does not answer takes no more than a share of the run's budget: only the run can name its hosts.
+    """
     _refuse_stray(found, given)
     if found.launcher == "ssh":
-        return replace(found, ssh=_ssh(given, found.hosts))
+        return replace(found, ssh=_ssh(given, found.hosts, RESOLVE_SHARE * budget_s))
     return replace(found, slurm=_slurm(given)) if found.launcher == "slurm" else found
 
 
@@ -121,8 +126,8 @@ def _hosts(given: Mapping[str, Any], command: str) -> tuple[str, tuple[Host, ...
     return "ssh", hosts, hostfile
 
 
-def _ssh(given: Mapping[str, Any], hosts: tuple[Host, ...]) -> Any:
-    from probe.cluster.ssh import prepare
+def _ssh(given: Mapping[str, Any], hosts: tuple[Host, ...], within_s: float) -> Any:
+    from probe.cluster.ssh import RESOLVE_ALL_S, prepare
 
     return prepare(
         hosts,
@@ -132,6 +137,7 @@ def _ssh(given: Mapping[str, Any], hosts: tuple[Host, ...]) -> Any:
         known_hosts=given["known_hosts"],
         config=given["ssh_config"],
         python=given["remote_python"],
+        within_s=min(RESOLVE_ALL_S, within_s),
     )
 
 
