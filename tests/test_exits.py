@@ -27,6 +27,16 @@ def test_each_end_has_the_code_that_the_design_gives_its_column(column: str, wha
     assert expected == exits.code(column, what)
 
 
+@pytest.mark.parametrize(("column", "expected"), list(zip(HEAD, [3, 1, 1, 3, 2, 3], strict=True)))
+def test_what_could_not_be_written_is_a_failure_in_every_column(column: str, expected: int) -> None:
+    assert expected == exits.unwritten(column, 0)
+
+
+@pytest.mark.parametrize("otherwise", [130, 143])
+def test_what_could_not_be_written_hides_no_worse_end(otherwise: int) -> None:
+    assert otherwise == exits.unwritten("shell", otherwise)
+
+
 @pytest.mark.parametrize(("column", "expected"), [(column, int(column != "docker")) for column in HEAD])
 def test_strict_makes_degraded_1_but_for_docker(column: str, expected: int) -> None:
     assert expected == exits.code(column, "degraded", strict=True)

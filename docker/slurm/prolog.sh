@@ -26,9 +26,10 @@ if [ "$code" != 1 ]; then
     exit 0
 fi
 say "$node: $summary"
-# Whoever has given the node a reason already keeps the word.
-reason=$(timeout 4 "$SINFO" -h -N -n "$node" -o %E | head -n 1)
-case $reason in
+# Whoever has given the node a reason already keeps the word; so does whoever may have, where Slurm does not say.
+slurm_has=$(timeout 4 "$SINFO" -h -N -n "$node" -o '%T|%E' | head -n 1)
+[ -n "$slurm_has" ] || { say "Slurm does not say how it has $node, its reason is left as it is"; exit 1; }
+case ${slurm_has#*|} in
 none | '' | probe:*) timeout 4 "$SCONTROL" update "NodeName=$node" State=DRAIN "Reason=probe: $summary" >&2 ;;
 esac
 exit 1

@@ -53,6 +53,14 @@ def gate(column: str, verdict: str, *, enough: bool, strict: bool = False) -> in
     return code(column, same_as.get(verdict, verdict), strict=strict)
 
 
+def unwritten(column: str, otherwise: int) -> int:
+    """The exit code of a run that would end with `otherwise`, had its result been written: a failure for every caller.
+
+    Who asked for a file and is told 0 goes on with an old one, or with none: here "could not tell" is no 0 for Slurm.
+    """
+    return max(otherwise, code(column, "undetermined") or code(DEFAULT, "undetermined"))
+
+
 def liveness(argv: "Sequence[str]", env: "Mapping[str, str]") -> bool:
     """Whether the profile is liveness, as far as the command line and the environment tell: a file may say it too."""
     asked = env.get("PROBE_PROFILE", "")

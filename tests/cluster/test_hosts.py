@@ -101,9 +101,58 @@ def test_a_hostfile_in_every_form(tmp_path: Path) -> None:
     assert hostfile.clean(names(found)) == TEXT
 
 
+FOLDED = "gpu[01-03] slots=8  # rack 1\nroot@login[1-2]#2\n"
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        (["gpu01", "gpu02", "gpu03", "login1", "login2"], FOLDED),
+        (["gpu01", "gpu03"], "gpu01 slots=8  # rack 1\ngpu03 slots=8  # rack 1\n"),
+        (["login2"], "root@login2#2\n"),
+        ([], ""),
+    ],
+)
+def test_a_folded_line_that_loses_a_host_becomes_a_line_for_each_that_is_left(
+    tmp_path: Path, kept: list[str], expected: str
+) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(FOLDED)
+    found, hostfile = from_file(str(path))
+    assert ["gpu01", "gpu02", "gpu03", "login1", "login2"] == names(found)
+    assert {"root"} == {host.user for host in found[3:]}
+    assert expected == hostfile.clean(kept)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "clean"),
+    [
+        (b"a # x\x0cb\n", ["a"], "a # x\x0cb\n"),
+        ("a # x\u2028b\n".encode(), ["a"], "a # x\u2028b\n"),
+        (b"a slots=2\r\nb\r\n", ["a", "b"], "a slots=2\r\n"),
+        (b"\xef\xbb\xbfa\nb", ["a", "b"], "a\n"),
+    ],
+    ids=["form feed", "line separator", "CRLF", "byte order mark"],
+)
+def test_a_line_ends_at_its_newline_and_nowhere_else(
+    tmp_path: Path, text: bytes, expected: list[str], clean: str
+) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes(text)
+    found, hostfile = from_file(str(path))
+    assert (expected, clean) == (names(found), hostfile.clean(["a"]))
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("gpu01 gpu02\n", ":1"), ("a\nb slots=x\n", ":2"), ("# nothing\n", "names no host"), ("a\na\n", "more than once")],
+    [
+        ("gpu[1-\n", ":1"),
+        ("a\nb[1-2]\nb2\n", "b2"),
+        ("gpu01 gpu02\n", ":1"),
+        ("a\nb slots=x\n", ":2"),
+        ("# nothing\n", "names no host"),
+        ("a\na\n", "more than once"),
+    ],
 )
 def test_a_hostfile_that_is_wrong_is_refused_with_the_line(tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "hosts"
@@ -123,6 +172,7 @@ def test_what_is_no_hostfile_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UsageError) as error:
         from_file(str(path))
     assert str(path) in str(error.value)
+    assert "a text file" in str(error.value)
 
 
 @given(st.lists(st.from_regex(r"[a-z]{1,4}[0-9]{1,3}", fullmatch=True), min_size=1, max_size=20, unique=True))
@@ -137,6 +187,38 @@ def test_simulated_hosts_have_loopback_addresses_of_their_own() -> None:
     assert "127.0.0.1" not in {host.address for host in found}
 
 
-def test_no_more_hosts_than_anybody_has() -> None:
-    with pytest.raises(UsageError, match="at most"):
-        from_set(f"gpu[1-{hosts.MOST_HOSTS + 1}]")
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"gpu[1-{hosts.MOST_HOSTS + 1}]",
+        "gpu[1-999999999]",
+        "gpu[1-99999999999999999999999]",
+        "r[1-999]n[1-999]",
+        "gpu[1-2,1-999999999/3]",
+        "gpu1!gpu[1-999999999]",
+        "[1-999999999]",
+        "gpu[1-60000],cpu[1-60000]",
+    ],
+)
+def test_no_more_hosts_than_anybody_has(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by the numbers: to unfold a thousand million names takes minutes and all memory there is."""
+    made: list[str] = []
+
+    def nodeset(part: str) -> list[str]:
+        made.append(part)
+        return [f"{part[:3]}{number}" for number in range(60000)]
+
+    monkeypatch.setattr("ClusterShell.NodeSet.NodeSet", nodeset)
+    path = tmp_path / "hosts"
+    path.write_text(text.replace("],", "]\n"))
+    for read in (lambda: from_set(text), lambda: from_file(str(path))):
+        with pytest.raises(UsageError, match="at most 65536"):
+            read()
+    assert all("60000" in part for part in made)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("gpu[1-60000]", 60000), ("gpu[0-1000000/100]", 10001), ("n[00000000001-00000000002]", 2)]
+)
+def test_as_many_hosts_as_somebody_may_have(text: str, count: int) -> None:
+    assert count == len(from_set(text))

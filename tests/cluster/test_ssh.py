@@ -2,9 +2,14 @@
 
 import asyncio
 import errno
+import os
 import shlex
 import socket
 import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +119,50 @@ def test_all_names_that_do_not_exist_are_named_at_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     with pytest.raises(UsageError, match=r"no such host: a\[1-2\]$|no such host: a\[1-2\] "):
         prepare(*(Host(name, target=name) for name in ("a1", "ok", "busy", "a2")))
+
+
+WELL_BEFORE_S = 10.0
+"""Of what these would take without a bound: 20 s, or as long as nobody lets go."""
+
+
+@contextmanager
+def let_go(release: Callable[[], Any]) -> Iterator[None]:
+    """Whoever was given up on ends, too, when `release` is called: at the end, or where nothing else ends the test."""
+    before = set(threading.enumerate())
+    timer = threading.Timer(2 * WELL_BEFORE_S, release)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        release()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(2 * WELL_BEFORE_S)
+            assert not thread.is_alive()
+
+
+def test_names_that_nobody_resolves_are_left_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred of them, three times what is asked for at once: the run names them, with time to do so."""
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(60))
+    with let_go(released.set):
+        began = time.monotonic()
+        prepare(*(Host(f"a{n}", target=f"a{n}") for n in range(200)), within_s=0.3)
+        assert time.monotonic() - began < WELL_BEFORE_S
+
+
+def test_a_config_that_runs_what_hangs_is_left_to_the_run(tmp_path: Path) -> None:
+    config, held = tmp_path / "config", tmp_path / "held"
+    os.mkfifo(held)
+    config.write_text(f'Match exec "read x < {held}"\n  User me\n')
+    writer = os.open(held, os.O_RDWR)
+    try:
+        with let_go(lambda: os.write(writer, b"go\n")):
+            began = time.monotonic()
+            prepare(H1, config=str(config), within_s=0.3)
+            assert time.monotonic() - began < WELL_BEFORE_S
+    finally:
+        os.close(writer)
 
 
 def behind(tmp_path: Path, text: str) -> ssh.Ssh:

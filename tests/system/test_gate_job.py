@@ -1,5 +1,6 @@
 """docker/kubernetes/gate.yaml, run: its very commands, in namespaces as pods, with real sshds and a real torchrun."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,18 @@ def test_pods_that_can_work_together_train(lab: Lab, tmp_path: Path) -> None:
         f"rank {rank} {TRAINED} 3" for rank in range(3)
     ]
     assert found[0].ended[0].output.startswith("ready: 3 hosts")
+
+
+def test_a_pod_that_is_told_to_go_stays_until_that_is_answered(lab: Lab, tmp_path: Path) -> None:
+    """The pod may look for "go" between the touch and the end of the ssh that did it: here it always does."""
+    held = tmp_path / "held"
+    held.mkdir()
+    touch = held / "touch"
+    touch.write_text('#!/bin/sh\n/usr/bin/touch "$@"\nsleep 2.5\n')
+    touch.chmod(0o755)
+    path = f"{held}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    found = pods.run(lab, job(), tmp_path, user=0, env=HERE, of_pods={1: {"PATH": path}})
+    assert codes(found) == [[("gate", 0), ("train", 0)]] * 3, [pod.ended for pod in found]
 
 
 def test_a_pod_whose_ranks_die_ends_the_job_by_name_before_anybody_trains(lab: Lab, tmp_path: Path) -> None:

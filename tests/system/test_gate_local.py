@@ -1,8 +1,10 @@
 """`probe gate` on this machine alone, as people and programs call it: simulated hosts, and what it refuses."""
 
 import json
+import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.system.command import ARGV, Command, finish
 from tests.system.lab import wait_for
 from tests.system.saying import causes, clean, said
+from tests.system.slurm import free_ports
 
 
 def test_two_simulated_hosts_are_ready_and_nothing_is_left(probe: Command) -> None:
@@ -55,7 +58,13 @@ def test_people_get_the_verdict_first(probe: Command) -> None:
         (("--local", "2", "--min-hosts", "3"), "3 of 2 hosts"),
         (("--local", "2", "--backend", "mpi"), "mpi"),
         (("--local", "2", "--ifname", "eth0;x"), "eth0;x"),
-        (("--local", "2", "--clean-hostfile", "/nowhere/x"), "/nowhere/x"),
+        (("--local", "2", "--clean-hostfile", "/nowhere/x"), "there is no folder /nowhere"),
+        (("--local", "2", "--clean-hostfile", "/"), "/ is a folder"),
+        (("--local", "2", "--clean-hostfile", ""), "'' is no file"),
+        (("--local", "2", "--clean-hostfile", "-"), "'-' is no file"),
+        (("--hosts", "localhost", "--identity", "/nowhere/key"), "localhost is reached without ssh"),
+        (("--hosts", "localhost", "--remote-python", "/nowhere/python"), "localhost is reached without ssh"),
+        (("--local", "2", "--ssh-user", "x"), "local-[1-2] is reached without ssh"),
         (("--hosts", "127.0.0.9", "--identity", "/nowhere/key"), "/nowhere/key"),
         (("--hosts", "127.0.0.9", "--known-hosts", "/nowhere/known"), "/nowhere/known"),
         (("--hosts", "127.0.0.9", "--ssh-config", "/nowhere/config"), "/nowhere/config"),
@@ -69,18 +78,88 @@ def test_what_is_wrong_with_the_input_is_named(probe: Command, args: tuple[str, 
     assert named in ran.err
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(probe: Command) -> None:
-    ran = probe("gate", "--hosts", "gpu[01-16]", "--dry-run", "--strategy", "fast", "--backend", "nccl")
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(probe: Command, tmp_path: Path) -> None:
+    path = tmp_path / "clean"
+    argv = ("--strategy", "fast", "--backend", "nccl", "--min-hosts", "14", "--clean-hostfile", str(path))
+    ran = probe("gate", "--hosts", "127.0.7.[1-16]", "--ssh-config", "none", "--dry-run", *argv)
     assert (0, "") == (ran.code, ran.err)
-    assert "16 hosts by ssh: gpu[01-16]" in ran.out
+    assert "16 hosts by ssh: 127.0.7.[1-16]" in ran.out
     assert "strategy fast" in ran.out
+    assert "enough    14 of 16" in ran.out
+    assert f"clean     {path}, where" in ran.out
+    assert not path.exists()
     assert ran.elapsed_s < 5
+    assert "1 host by local: local-1\n" in probe("gate", "--local", "1", "--dry-run").out
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("--hosts", "127.0.0.9", "--identity", "/nowhere/key"), "/nowhere/key"),
+        (("--local", "2", "--clean-hostfile", "/nowhere/x"), "/nowhere"),
+        (("--local", "2", "--ssh-user", "x"), "--ssh-user"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse(probe: Command, args: tuple[str, ...], named: str) -> None:
+    ran = probe("gate", "--dry-run", *args)
+    assert (2, "") == (ran.code, ran.out)
+    assert named in ran.err
 
 
 def test_a_clean_hostfile_of_simulated_hosts_has_a_line_for_each(probe: Command, tmp_path: Path) -> None:
     path = tmp_path / "clean"
     assert probe("gate", "--local", "2", "--until", "reach", "--clean-hostfile", str(path)).code == 0
     assert path.read_text() == "local-1\nlocal-2\n"
+
+
+def test_a_clean_hostfile_goes_to_the_file_that_a_link_names(probe: Command, tmp_path: Path) -> None:
+    path, link = tmp_path / "clean", tmp_path / "link"
+    path.write_text("old\n")
+    link.symlink_to(path)
+    assert probe("gate", "--local", "1", "--until", "reach", "--clean-hostfile", str(link)).code == 0
+    assert link.is_symlink()
+    assert path.read_text() == "local-1\n"
+    assert [path] == list(tmp_path.glob("clean*"))
+
+
+def test_a_clean_hostfile_that_is_a_pipe_stays_one(probe: Command, tmp_path: Path) -> None:
+    """So does a device: as root, /dev/null would be lost to the whole machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert probe("gate", "--local", "1", "--until", "reach", "--clean-hostfile", str(pipe)).code == 0
+        assert os.read(reader, 100) == b"local-1\n"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(("column", "code"), [("shell", 3), ("slurm", 3), ("k8s", 1)])
+def test_a_clean_hostfile_that_cannot_be_written_is_no_success(probe: Command, column: str, code: int) -> None:
+    """Whoever goes on with `&&` would take an old one, or none."""
+    argv = ("--exit-codes", column, "--format", "json", "--clean-hostfile", "/dev/full")
+    ran = probe("gate", "--local", "1", "--until", "reach", *argv)
+    assert (code, code, "ready") == (ran.code, json.loads(ran.out)["exit_code"], json.loads(ran.out)["verdict"])
+    assert "--clean-hostfile: /dev/full was not written" in ran.err
+
+
+def test_an_older_clean_hostfile_stays_and_is_said_to_be_older(probe: Command, tmp_path: Path) -> None:
+    path = tmp_path / "clean"
+    path.write_text("old\n")
+    argv = ("--ssh-config", "none", "--until", "reach", "--clean-hostfile", str(path))
+    ran = probe("gate", "--hosts", f"127.0.0.9:{free_ports(1)[0]}", *argv)
+    assert (1, "old\n") == (ran.code, path.read_text())
+    assert f"{path} is not written, no set of hosts was confirmed, and what is in it is older" in ran.err
+
+
+@pytest.mark.parametrize(("column", "code"), [("shell", 3), ("slurm", 3)])
+def test_a_report_that_cannot_be_written_is_no_success(probe: Command, column: str, code: int) -> None:
+    with Path("/dev/full").open("wb") as full:
+        argv = [*ARGV, "gate", "--local", "1", "--until", "reach", "--exit-codes", column]
+        with probe.started(argv, stdout=full) as process:
+            _, err = process.communicate(timeout=60)
+    assert (code, "probe: the report could not be written to stdout\n") == (process.returncode, err)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -101,14 +180,15 @@ def test_killed_it_takes_its_agents_along(probe: Command) -> None:
     wait_for(lambda: not probe.left(), 5, f"left: {probe.left()}")
 
 
-def test_help_and_dry_run_import_neither_asyncio_nor_torch(probe: Command) -> None:
+@pytest.mark.parametrize("words", [["gate", "--help"], ["gate", "--dry-run", "--local", "2"]], ids=["help", "dry run"])
+def test_help_and_dry_run_import_neither_asyncio_nor_torch(probe: Command, words: list[str]) -> None:
+    """ClusterShell only a dry run does: it folds names."""
+    slow = {"asyncssh", "torch", "asyncio", "rich"} | ({"ClusterShell"} if "--help" in words else set())
     program = (
-        "import sys; sys.argv[1:] = ['gate', '--help']; from probe import cli; cli.main('shell');"
-        "print(sorted({'asyncssh', 'torch', 'asyncio', 'rich', 'ClusterShell'} & sys.modules.keys()), file=sys.stderr)"
+        f"import sys; sys.argv[1:] = {words}; from probe import cli; code = cli.main('shell');"
+        f"print(code, sorted({slow} & sys.modules.keys()), file=sys.stderr)"
     )
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=probe.env({})
     )
-    assert "[]" in done.stderr
+    assert "0 []\n" == done.stderr

@@ -166,31 +166,52 @@ def test_a_prolog_s_own_errors_let_the_job_run(hooked: Hooked, with_prolog: Slur
 HOSTILE = 'unhealthy: $(touch {0}) `touch {0}`; touch {0} "Reason=x" State=IDLE \\\' \x1b[31m\x07 ' + "x" * 500
 
 
-@pytest.mark.parametrize("name", ["prolog.sh", "health.sh"])
-def test_a_summary_is_one_bounded_argument_whatever_is_in_it(tmp_path: Path, name: str) -> None:
-    """Also with no PATH and no environment but the node's name, as Slurm calls it."""
-    (tmp_path / "said").write_text(HOSTILE.format(tmp_path / "owned") + "\nsecond line\n")
+def with_fakes(folder: Path, name: str, sinfo: str) -> subprocess.CompletedProcess[bytes]:
+    """One script run with programs in place of probe's and Slurm's: probe says `said`; scontrol writes `argv`.
+
+    With no PATH and no environment but the node's name, as Slurm calls it.
+    """
     fakes = {
-        "probe": f'cat "{tmp_path}/said"; exit 1',
-        "scontrol": f'printf "%s\\n" "$#" "$@" > "{tmp_path}/argv"',
-        "sinfo": "echo 'idle|none'" if name == "health.sh" else "echo none",
+        "probe": f'cat "{folder}/said"; exit 1',
+        "scontrol": f'printf "%s\\n" "$#" "$@" > "{folder}/argv"',
+        "sinfo": sinfo,
     }
     text = (SCRIPTS / name).read_text()
     for fake, body in fakes.items():
-        path = tmp_path / fake
+        path = folder / fake
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
         text = text.replace(f"/usr/local/bin/{fake}\n", f"{path}\n").replace(f"/usr/bin/{fake}\n", f"{path}\n")
-    script = tmp_path / name
+    script = folder / name
     script.write_text(text)
-    done = subprocess.run(["/bin/sh", str(script)], env={"SLURMD_NODENAME": "n2"}, capture_output=True, check=False)
-    assert (1 if name == "prolog.sh" else 0) == done.returncode
+    argv = ["/bin/sh", str(script)]
+    return subprocess.run(argv, env={"SLURMD_NODENAME": "n2"}, capture_output=True, check=False)
+
+
+HOOKS = {"prolog.sh": 1, "health.sh": 0}
+"""With the exit code where the node is sick."""
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_summary_is_one_bounded_argument_whatever_is_in_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "said").write_text(HOSTILE.format(tmp_path / "owned") + "\nsecond line\n")
+    done = with_fakes(tmp_path, name, "echo 'idle|none'")
+    assert HOOKS[name] == done.returncode
     count, *argv = (tmp_path / "argv").read_text().splitlines()
     assert ("4", ["update", "NodeName=n2", "State=DRAIN"]) == (count, argv[:3])
     assert argv[3].startswith("Reason=probe: unhealthy: $(touch ")
     assert len(argv[3]) <= len("Reason=probe: ") + 200
     assert argv[3].isprintable()
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("name", HOOKS)
+@pytest.mark.parametrize("sinfo", ["exit 1", "echo 'drained|switch port 7 is broken'"])
+def test_a_reason_that_somebody_else_gave_or_may_have_given_stays(tmp_path: Path, name: str, sinfo: str) -> None:
+    (tmp_path / "said").write_text("unhealthy: 7 of 8 GPUs\n")
+    done = with_fakes(tmp_path, name, sinfo)
+    assert (HOOKS[name], False) == (done.returncode, (tmp_path / "argv").exists())
+    assert (sinfo == "exit 1") == (b"Slurm does not say how it has n2" in done.stderr)
 
 
 @pytest.mark.parametrize("name", ["prolog.sh", "health.sh", "train.sbatch"])
@@ -250,3 +271,15 @@ def test_the_batch_script_ends_where_too_few_are_left(plain: Slurm, tmp_path: Pa
     assert "Submitted" in said, said
     wait_for(lambda: plain.run("squeue", "-h") == "", READY_S, "the job ends")
     assert "trained" not in out.read_text()
+
+
+def test_the_batch_script_ends_where_the_gate_could_not_tell(tmp_path: Path) -> None:
+    """Whatever exit codes the environment asks for; here the gate has no allocation, which Slurm's column calls 0."""
+    env = {**os.environ, "PROBE_EXIT_CODES": "slurm", "PROBE": str(tmp_path / "probe"), "TMPDIR": str(tmp_path)}
+    probe = tmp_path / "probe"
+    probe.write_text(f'#!/bin/sh\nexec {shlex.join(ARGV)} "$@"\n')
+    probe.chmod(0o755)
+    argv = ["bash", str(SCRIPTS / "train.sbatch"), "echo", "trained"]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "no Slurm allocation" in done.stderr

@@ -11,6 +11,7 @@ from probe.cluster import targets
 from probe.cluster.hosts import Host
 from probe.cluster.muster import Settings
 from probe.config import UsageError, shown
+from probe.measure import files
 
 A_BUDGET = 'a duration from "5s" to "24h", such as "120s" or "5m"'
 SMALLEST_S = 5.0
@@ -29,10 +30,8 @@ SMALLEST_S = 5.0
 @click.option("--strategy", type=click.Choice(["thorough", "fast"]), default="thorough", show_default=True)
 @click.option("--repeat", type=click.IntRange(1, 10), default=1, metavar="N", help="of every test; all must pass")
 @click.option("--skip-node", is_flag=True, help="without the hosts' own checks: a prolog has run them already")
-@click.option(
-    "--clean-hostfile", default="", metavar="FILE", help="write the confirmed hosts, in the hostfile's format"
-)
-@click.option("--dry-run", is_flag=True, help="print what would be done, and do nothing")
+@click.option("--clean-hostfile", metavar="FILE", help="write the confirmed hosts, in the hostfile's format")
+@click.option("--dry-run", is_flag=True, help="look at the flags, print what would be done, reach no host")
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text")
 @click.option("--exit-codes", type=click.Choice(exits.COLUMNS), help="whose exit codes to use")
 @click.option("--debug", is_flag=True, help="show the traceback where probe itself fails")
@@ -46,22 +45,22 @@ def gate(**flags: Any) -> int:
     budget_s = _budget(flags["budget"])
     named = targets.named(flags, "probe gate")
     settings = _settings(flags, named.hosts)
-    if flags["dry_run"]:
-        from probe.cluster.gate import describe
-
-        click.echo(describe(settings, named.launcher, budget_s), nl=False)
-        return 0
     from probe.cluster.run import Request
     from probe.cluster.run import gate as run
 
     request = Request(
         settings=settings,
-        named=targets.prepared(named, flags),
+        named=targets.prepared(named, flags, budget_s),
         budget_s=budget_s,
         format=flags["format_"],
         strict=flags["strict"],
         clean_hostfile=_writable(flags["clean_hostfile"]),
     )
+    if flags["dry_run"]:
+        from probe.cluster.gate import describe
+
+        click.echo(describe(settings, named.launcher, budget_s, request.clean_hostfile), nl=False)
+        return 0
     return run(request)
 
 
@@ -98,11 +97,7 @@ def _min_hosts(wanted: int | None, hosts: tuple[Host, ...]) -> int:
     return wanted or 0
 
 
-def _writable(path: str) -> str:
+def _writable(path: str | None) -> str:
     """The path, which may not exist yet in a folder that does: found out before two minutes are spent."""
-    folder = os.path.dirname(path) or "."
-    if path and (os.path.isdir(path) or not os.path.isdir(folder) or not os.access(folder, os.W_OK)):
-        raise UsageError(
-            f"{shown(path)} cannot be written", "--clean-hostfile", "a file in a folder that can be written"
-        )
+    files.check({"--clean-hostfile": path}, None)
     return os.path.abspath(path) if path else ""

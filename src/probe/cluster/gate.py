@@ -193,13 +193,13 @@ def _outcome(result: Result, players: Sequence[Member], *, rates: bool) -> str:
     return f"{word}{about}{f': {result.note}' if result.note and not result.ok else ''}"[:400]
 
 
-def describe(settings: Settings, launcher: str, budget_s: float) -> str:
-    """What a run with these settings would do: ``--dry-run``."""
+def describe(settings: Settings, launcher: str, budget_s: float, clean_hostfile: str = "") -> str:
+    """What a run with these settings, which are all right, would do: ``--dry-run``."""
     budget = Budget(0.0, budget_s)
     count = len(settings.hosts)
     ranks = f"{settings.nproc} ranks" if settings.nproc else "a rank for each GPU, or one,"
     lines = [
-        f"{count} hosts by {launcher}: {fold(host.name for host in settings.hosts)}",
+        f"{count} {'host' if count == 1 else 'hosts'} by {launcher}: {fold(host.name for host in settings.hosts)}",
         f"budget {budget_s:g} s; agents are told to leave at {budget.kill_s - LEFT_FOR_STOP_S:.0f} s",
         f"reach     connect, {settings.concurrency} at a time, within {REACH_SHARE * budget_s:.0f} s",
         f"node      probe check --profile node on every host at once, within {NODE_SHARE * budget_s:.0f} s",
@@ -210,4 +210,9 @@ def describe(settings: Settings, launcher: str, budget_s: float) -> str:
     if settings.skip_node:
         lines[3] = "node      skipped; torch is imported"
     last = {"reach": 3, "node": 4, "world": 5, "": 7}[settings.until]
-    return "\n".join(lines[:last]) + "\n"
+    lines = lines[:last]
+    if settings.min_hosts:
+        lines.append(f"enough    {settings.min_hosts} of {count}")
+    if clean_hostfile:
+        lines.append(f"clean     {clean_hostfile}, where a set of hosts is confirmed")
+    return "\n".join(lines) + "\n"

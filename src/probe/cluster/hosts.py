@@ -3,9 +3,10 @@
 ::
 
     gpu[01-16,20],login1        ClusterShell's NodeSet, where there are brackets or groups
-    gpu01                       a hostfile, one host a line: plain,
+    gpu01                       a hostfile, a host a line: plain,
     gpu02 slots=8                   as MPI and DeepSpeed have it,
-    root@gpu03:2222 # spare         with user and port, comments kept
+    root@gpu03:2222 # spare         with user and port, comments kept,
+    gpu[04-16] slots=8              folded
 
 Pure but for reading the file and, where names are folded, ClusterShell's own configuration of groups.
 """
@@ -15,6 +16,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import prod
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -50,14 +52,25 @@ class Host(Struct, frozen=True):
 
 
 class Hostfile(Struct, frozen=True):
-    """A hostfile's lines, each with the host that it names; None: a comment or an empty line."""
+    """A hostfile's lines, each with the hosts that it names: a word of the file's own for each, and its name here."""
 
-    lines: tuple[tuple[str, str | None], ...]
+    lines: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
     def clean(self, names: Iterable[str]) -> str:
-        """The file without the hosts that are not in `names`; what is left stands as it stood."""
+        """The file without the hosts that are not in `names`; what is left stands as it stood.
+
+        A folded line that loses a host becomes a line for each that is left: what reads the file may not unfold.
+        """
         kept = set(names)
-        return "".join(f"{line}\n" for line, name in self.lines if name is None or name in kept)
+        return "".join(f"{line}\n" for whole, hosts in self.lines for line in _without(whole, hosts, kept))
+
+
+def _without(line: str, hosts: Sequence[tuple[str, str]], kept: set[str]) -> list[str]:
+    left = [word for word, name in hosts if name in kept]
+    if len(left) == len(hosts):
+        return [line]
+    folded = line.partition("#")[0].split()[0]
+    return [line.replace(folded, word, 1) for word in left]
 
 
 def simulated(number: int) -> tuple[Host, ...]:
@@ -69,11 +82,17 @@ def from_set(text: str) -> tuple[Host, ...]:
     """The hosts of ``--hosts``: names between commas, folded or not. Raises UsageError."""
     names: list[str] = []
     for part in _parts(text):
-        user, at, rest = part.rpartition("@")
-        folded = rest if user else part
-        prefix = f"{user}{at}" if user else ""
-        names += [f"{prefix}{name}" for name in _unfolded(folded)] if FOLDED.search(folded) else [part]
+        names += _words(part, HOSTS)
+        _refuse_too_many(len(names), HOSTS)
     return _checked(_told_apart(named(name, HOSTS) for name in names), HOSTS)
+
+
+def _words(part: str, where: str) -> list[str]:
+    """One word for each host of a part that may be folded, each with the part's user."""
+    user, at, rest = part.rpartition("@")
+    folded = rest if user else part
+    prefix = f"{user}{at}" if user else ""
+    return [f"{prefix}{name}" for name in _unfolded(folded, where)] if FOLDED.search(folded) else [part]
 
 
 def _parts(text: str) -> list[str]:
@@ -82,22 +101,38 @@ def _parts(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def _unfolded(part: str) -> list[str]:
+def _unfolded(part: str, where: str) -> list[str]:
     try:
         from ClusterShell.NodeSet import NodeSet, NodeSetException
     except ImportError:
         raise UsageError(
             f"{shown(part)} is folded, and ClusterShell, which unfolds names, is not installed",
-            HOSTS,
-            "names between commas, or: pip install 'gpu-probe[gate]'",
+            where,
+            "plain names, or: pip install 'gpu-probe[gate]'",
         ) from None
+    if _count(part) > MOST_HOSTS:  # not found out by NodeSet: it makes them all first
+        raise UsageError(f"{shown(part)} is more than {MOST_HOSTS} hosts", where, f"at most {MOST_HOSTS}")
     try:
-        found = NodeSet(part)
-        if len(found) > MOST_HOSTS:
-            raise UsageError(f"{shown(part)} is {len(found)} hosts", HOSTS, f"at most {MOST_HOSTS}")
-        return list(found)
+        return list(NodeSet(part))
     except NodeSetException as error:
-        raise UsageError(f"{shown(part)} is no set of hosts: {error}", HOSTS, "such as 'gpu[01-16,20]'") from None
+        raise UsageError(f"{shown(part)} is no set of hosts: {error}", where, "such as 'gpu[01-16,20]'") from None
+
+
+def _count(part: str) -> int:
+    """How many hosts a folded part names at most, by the numbers in its brackets."""
+    return sum(prod(map(_width, re.findall(r"\[([^\]]*)", piece))) for piece in re.split(r"[!&^]", part))
+
+
+def _width(ranges: str) -> int:
+    """Of ``01-16,20`` 17, of ``0-100/10`` 11."""
+    count = 0
+    for each in ranges.split(","):
+        limits = re.fullmatch(r"(-?\d{1,18})-(-?\d{1,18})(?:/(\d{1,18}))?", each)
+        if limits:
+            count += max(0, int(limits[2]) - int(limits[1])) // max(1, int(limits[3] or 1)) + 1
+        else:
+            count += MOST_HOSTS + 1 if "-" in each and len(each) > 18 else 1
+    return count
 
 
 def fold(names: Iterable[str]) -> str:
@@ -123,17 +158,28 @@ def from_names(names: Iterable[str], where: str) -> tuple[Host, ...]:
 
 def from_file(path: str) -> tuple[tuple[Host, ...], Hostfile]:
     """The hosts of a hostfile, in its order, and the file itself. Raises UsageError."""
-    lines = _read(path).splitlines()
-    words = [line.partition("#")[0].split() for line in lines]
-    for number, rest in ((number, found[1:]) for number, found in enumerate(words, start=1)):
-        if wrong := [word for word in rest if not re.fullmatch(r"(max[_-])?slots=\d{1,6}", word)]:
-            raise UsageError(f"{shown(wrong[0])} is not understood", f"{path}:{number}", "host, or host slots=N")
-    found = [named(parts[0], f"{path}:{number}") for number, parts in enumerate(words, start=1) if parts]
-    hosts = _checked(_told_apart(found), path)
+    lines = _read(path).removesuffix("\n").split("\n")  # what else splitlines() splits at may stand in a comment
+    found: list[list[tuple[str, Host]]] = []
+    count = 0
+    for number, line in enumerate(lines, start=1):
+        found.append(_named_in(line, f"{path}:{number}"))
+        count += len(found[-1])
+        _refuse_too_many(count, path)
+    hosts = _checked(_told_apart(host for each in found for _, host in each), path)
     names = iter(hosts)
     return hosts, Hostfile(
-        tuple((line, next(names).name if parts else None) for line, parts in zip(lines, words, strict=True))
+        tuple(
+            (line, tuple((word, next(names).name) for word, _ in each)) for line, each in zip(lines, found, strict=True)
+        )
     )
+
+
+def _named_in(line: str, where: str) -> list[tuple[str, Host]]:
+    """The hosts of one line of a hostfile, each with the word that names it and no other."""
+    first, *rest = line.partition("#")[0].split() or [""]
+    if wrong := [word for word in rest if not re.fullmatch(r"(max[_-])?slots=\d{1,6}", word)]:
+        raise UsageError(f"{shown(wrong[0])} is not understood", where, "host, or host slots=N")
+    return [(word, named(word, where)) for word in (_words(first, where) if first else ())]
 
 
 def _read(path: str) -> str:
@@ -143,11 +189,12 @@ def _read(path: str) -> str:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode) or info.st_size > MOST_BYTES:
                 raise UsageError("is no regular file, or too large", path, f"a text file of at most {MOST_BYTES} bytes")
-            return os.read(fd, MOST_BYTES).decode()
+            return os.read(fd, MOST_BYTES).decode("utf-8-sig")  # some editors begin a file with a mark
         finally:
             os.close(fd)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot be read: {getattr(error, 'strerror', None) or error}", path, HOSTFILE) from None
+        words = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot be read: {words}", path, f"{HOSTFILE} with the path of a text file") from None
 
 
 def named(word: str, where: str) -> Host:
@@ -182,6 +229,10 @@ def _checked(hosts: Sequence[Host], where: str) -> tuple[Host, ...]:
         raise UsageError("names no host", where, "one host at least")
     if twice := [name for name, count in Counter(host.name for host in hosts).items() if count > 1]:
         raise UsageError(f"{fold(twice)}: named more than once", where, "each host once")
-    if len(hosts) > MOST_HOSTS:
-        raise UsageError(f"names {len(hosts)} hosts", where, f"at most {MOST_HOSTS}")
+    _refuse_too_many(len(hosts), where)
     return tuple(hosts)
+
+
+def _refuse_too_many(count: int, where: str) -> None:
+    if count > MOST_HOSTS:
+        raise UsageError(f"names {count} hosts", where, f"at most {MOST_HOSTS}")

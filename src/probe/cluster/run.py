@@ -18,6 +18,7 @@ from typing import NoReturn
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from probe import exits
 from probe.attempt import CURRENT, LAST_WORDS_S
@@ -30,6 +31,7 @@ from probe.cluster.ledger import Ledger
 from probe.cluster.model import GateReport, GateVerdict
 from probe.cluster.muster import REACH_SHARE, Settings
 from probe.cluster.targets import Named
+from probe.measure import files
 from probe.output import write
 from probe.state import default_path
 from probe.worker.parent import Children
@@ -57,6 +59,8 @@ class GateRun:
         self.ledger = Ledger(request.settings.hosts, request.named.launcher)
         self.progress: object = None
         self._leaving = False
+        self._unwritten = False
+        """The clean hostfile is being written, or could not be."""
         self._code = exits.code(CURRENT.column, "internal")
 
     def go(self) -> NoReturn:
@@ -117,9 +121,15 @@ class GateRun:
         settings = self.request.settings
         report = judge.report(self.ledger, head, judge.Wants(settings.until, settings.min_hosts))
         self._code = report.exit_code
-        complaint = self._write_clean_hostfile(report)
-        write(1, self._rendered(report), self.budget.began_at + max(self.budget.write_s, self.budget.elapsed_s() + 0.5))
-        if complaint:
+        until = self.budget.began_at + max(self.budget.write_s, self.budget.elapsed_s() + 0.5)
+        complaints = self._write_clean_hostfile(report, until)
+        if self._unwritten:
+            report = replace(report, exit_code=exits.unwritten(CURRENT.column, report.exit_code))
+            self._code = report.exit_code
+        if not write(1, self._rendered(report), until):
+            self._code = exits.unwritten(CURRENT.column, report.exit_code)
+            complaints.append("the report could not be written to stdout")
+        for complaint in complaints:
             write(2, f"probe: {complaint}\n".encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
 
     def _rendered(self, report: GateReport) -> bytes:
@@ -131,24 +141,27 @@ class GateRun:
 
         return gate.render(report, colour=use_colour(os.isatty(1), os.environ)).encode("utf-8", "replace")
 
-    def _write_clean_hostfile(self, report: GateReport) -> str:
-        """Write it where a set of hosts was confirmed; returns a complaint where that cannot be done."""
+    def _write_clean_hostfile(self, report: GateReport, until: float) -> list[str]:
+        """Write it where a set of hosts was confirmed; returns what is to be said where it is not written."""
         path = self.request.clean_hostfile
         if not path:
-            return ""
+            return []
+        if self._unwritten:  # the net's own report, while the first one still waits for this file's disk
+            return [f"--clean-hostfile: {path} was not written in time"]
+        self._unwritten = True
         if report.verdict not in (GateVerdict.READY, GateVerdict.READY_WITHOUT):
-            return f"--clean-hostfile: {path} is not written, no set of hosts was confirmed"
+            older = ", and what is in it is older" if os.path.isfile(path) else ""
+            self._unwritten = False
+            return [f"--clean-hostfile: {path} is not written, no set of hosts was confirmed{older}"]
         names = report.clean_hosts
         hostfile = self.request.named.hostfile
         text = hostfile.clean(names) if hostfile else "".join(f"{name}\n" for name in names)
         try:
-            beside = f"{path}.{os.getpid()}"
-            with open(beside, "x") as file:
-                file.write(text)
-            os.replace(beside, path)
+            files.replace(path, text.encode(), until)
         except OSError as error:
-            return f"--clean-hostfile: {path}: {error.strerror}"
-        return ""
+            return [f"--clean-hostfile: {path} was not written: {error.strerror or error}"]
+        self._unwritten = False
+        return []
 
 
 def allow_connections() -> None:

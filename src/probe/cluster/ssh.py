@@ -39,6 +39,8 @@ KEEPALIVES = 3
 """A host that goes silent in the middle is noticed after 15 s; its agent leaves after 10 s without a tick."""
 CLOSE_S = 1.0
 RESOLVE_S = 5.0
+RESOLVE_ALL_S = 10.0
+"""For all names together, and what the config runs for each (``Match exec``); what is left is left to `open`."""
 SEND_S = 5.0
 RETRY_S = 1.0
 """After sshd dropped a connection: MaxStartups refuses at random while many log in at once."""
@@ -76,8 +78,12 @@ def prepare(
     known_hosts: str,
     config: str,
     python: str,
+    within_s: float = RESOLVE_ALL_S,
 ) -> Ssh:
-    """Read keys, known hosts and config. Raises UsageError for what is missing or wrong, and for unknown names."""
+    """Read keys, known hosts and config. Raises UsageError for what is missing or wrong, and for unknown names.
+
+    `within_s`: for names; one that is not resolved by then is the run's to name.
+    """
     logging.getLogger("asyncssh").addHandler(logging.NullHandler())
     logging.getLogger("asyncssh").propagate = False
     if python and not python.startswith("/") and "/" in python:
@@ -93,7 +99,7 @@ def prepare(
         config=paths,
         python=python,
     )
-    _resolve(hosts, found)
+    _resolve(hosts, found, within_s)
     return found
 
 
@@ -188,27 +194,28 @@ def options(ssh: Ssh, host: Host) -> asyncssh.SSHClientConnectionOptions:
     return made
 
 
-def _resolve(hosts: Sequence[Host], ssh: Ssh) -> None:
+def _resolve(hosts: Sequence[Host], ssh: Ssh, within_s: float) -> None:
     """Raise UsageError naming all hosts whose names do not exist; what only fails just now is left to `open`."""
+    wrong: list[str] = []
 
-    async def all_of_them() -> list[str]:
-        wrong: list[str] = []
-        limiter = anyio.CapacityLimiter(64)
+    async def one(name: str, made: Any, limiter: anyio.CapacityLimiter) -> None:
+        async with limiter:
+            with anyio.move_on_after(RESOLVE_S):
+                if await anyio.to_thread.run_sync(_unknown, made.host, abandon_on_cancel=True):
+                    wrong.append(name)
 
-        async def one(name: str, made: Any) -> None:
-            async with limiter:
-                with anyio.move_on_after(RESOLVE_S):
-                    if await anyio.to_thread.run_sync(_unknown, made.host, abandon_on_cancel=True):
-                        wrong.append(name)
-
-        async with anyio.create_task_group() as tasks:
-            for name, made in _from_here(hosts, ssh).items():
-                if not (made.proxy_command or _is_address(made.host)):  # else resolved elsewhere, or not at all
-                    tasks.start_soon(one, name, made)
-        return wrong
+    async def all_of_them() -> None:
+        with anyio.move_on_after(within_s):
+            # In a thread: what the config runs may hang
+            here = await anyio.to_thread.run_sync(_from_here, hosts, ssh, abandon_on_cancel=True)
+            limiter = anyio.CapacityLimiter(64)
+            async with anyio.create_task_group() as tasks:
+                for name, made in here.items():
+                    if not (made.proxy_command or _is_address(made.host)):  # else resolved elsewhere, or not at all
+                        tasks.start_soon(one, name, made, limiter)
 
     try:
-        wrong = anyio.run(all_of_them)
+        anyio.run(all_of_them)
     except ExceptionGroup as group:
         raise next(iter(_flat(group))) from None
     if wrong:
@@ -357,6 +364,8 @@ class SshLauncher:
         through = await self._jump(tuple(before))
         try:
             return await _login(hop, options(_as_jump(self._ssh), hop), through)
+        except UsageError as error:
+            raise NotReached("ssh", str(error)) from None
         except NotReached as error:
             reason = f"jump_{error.reason.removeprefix('jump_')}"
             raise NotReached(reason, f"its jump host {hop.name}: {error.summary}") from None

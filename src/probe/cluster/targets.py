@@ -17,13 +17,17 @@ from probe.rank.facts import visible_gpus
 MOST_SIMULATED = 64
 CONCURRENCY = min(256, 32 * (os.cpu_count() or 1))
 """How many hosts are connected to at a time: each costs this machine 6 ms of a core."""
+RESOLVE_SHARE = 0.1
+"""Of the budget, for the names of all hosts."""
 GIVEN = ("local", "hosts", "hostfile", "slurm")
 """The flags that name hosts, of which one is wanted."""
 
 FLAGS = (
     click.option("--local", type=click.IntRange(1, MOST_SIMULATED), metavar="N", help="N simulated hosts here"),
     click.option("--hosts", metavar="SET", help="by ssh, such as 'gpu[01-16,20]'; localhost alone needs no sshd"),
-    click.option("--hostfile", metavar="FILE", help="one host a line: host, host slots=N, user@host:port, # comments"),
+    click.option(
+        "--hostfile", metavar="FILE", help="a host a line: host, gpu[01-16], host slots=N, user@host:port, # comments"
+    ),
     click.option("--slurm", is_flag=True, help="the nodes of the Slurm allocation that this is run in, by srun"),
     click.option("--ifname", default="", metavar="NAME", help="the interface that the job will use, on every host"),
     click.option(
@@ -68,6 +72,11 @@ class Named(Struct, frozen=True):
     """Of this machine, to be divided among simulated hosts."""
 
 
+SSH_FLAGS = ("ssh_user", "ssh_port", "identity", "known_hosts", "ssh_config")
+WITHOUT = {"local": (*SSH_FLAGS, "remote_python"), "slurm": SSH_FLAGS}
+"""By launcher: the flags that mean nothing to it."""
+
+
 def any_given(given: Mapping[str, Any]) -> bool:
     return any(given[name] for name in GIVEN)
 
@@ -78,11 +87,25 @@ def named(given: Mapping[str, Any], command: str) -> Named:
     return Named(launcher, hosts, hostfile, gpus=tuple(visible_gpus()) if launcher == "local" else ())
 
 
-def prepared(found: Named, given: Mapping[str, Any]) -> Named:
-    """With what its launcher needs, and all that can be wrong with that found out now: raises UsageError."""
+def prepared(found: Named, given: Mapping[str, Any], budget_s: float) -> Named:
+    """With what its launcher needs, and all that can be wrong with that found out now: raises UsageError.
+
+    A resolver that does not answer takes no more than a share of the run's budget: only the run can name its hosts.
+    """
+    _refuse_stray(found, given)
     if found.launcher == "ssh":
-        return replace(found, ssh=_ssh(given, found.hosts))
+        return replace(found, ssh=_ssh(given, found.hosts, RESOLVE_SHARE * budget_s))
     return replace(found, slurm=_slurm(given)) if found.launcher == "slurm" else found
+
+
+def _refuse_stray(found: Named, given: Mapping[str, Any]) -> None:
+    """Raise UsageError for a flag that would be ignored: another user, key or Python than asked for would be tested."""
+    for name in WITHOUT.get(found.launcher, ()):
+        if given[name]:
+            how = "by Slurm" if found.launcher == "slurm" else "without ssh, on this machine"
+            message = f"means nothing here: {naming.fold(host.name for host in found.hosts)} is reached {how}"
+            allowed = "--hosts or --hostfile; for this machine by ssh: user@localhost or localhost:PORT"
+            raise UsageError(message, f"--{name.replace('_', '-')}", allowed)
 
 
 def _hosts(given: Mapping[str, Any], command: str) -> tuple[str, tuple[Host, ...], Hostfile | None]:
@@ -103,8 +126,8 @@ def _hosts(given: Mapping[str, Any], command: str) -> tuple[str, tuple[Host, ...
     return "ssh", hosts, hostfile
 
 
-def _ssh(given: Mapping[str, Any], hosts: tuple[Host, ...]) -> Any:
-    from probe.cluster.ssh import prepare
+def _ssh(given: Mapping[str, Any], hosts: tuple[Host, ...], within_s: float) -> Any:
+    from probe.cluster.ssh import RESOLVE_ALL_S, prepare
 
     return prepare(
         hosts,
@@ -114,6 +137,7 @@ def _ssh(given: Mapping[str, Any], hosts: tuple[Host, ...]) -> Any:
         known_hosts=given["known_hosts"],
         config=given["ssh_config"],
         python=given["remote_python"],
+        within_s=min(RESOLVE_ALL_S, within_s),
     )
 
 

@@ -64,7 +64,7 @@ def bench(  # noqa: PLR0913, PLR0917 - a flag each, as click calls it
     hosts_flags = {name: flags.pop(name) for name in targets.NAMES}
     given = {name: value for name, value in flags.items() if value is not None}
     loaded = settings.load(given, os.environ, load_checks(), (), config_path, TARGETS)
-    named = _named(hosts_flags, given)
+    named = _named(hosts_flags, given, _time_s(time_))
     from probe.measure import baseline, files
     from probe.measure.request import Request
 
@@ -96,14 +96,14 @@ def bench(  # noqa: PLR0913, PLR0917 - a flag each, as click calls it
     across.AcrossRun(request, named, wanted).go()
 
 
-def _named(flags: dict[str, Any], given: dict[str, Any]) -> targets.Named | None:
+def _named(flags: dict[str, Any], given: dict[str, Any], time_s: float) -> targets.Named | None:
     """The hosts, where there are several to measure; raises UsageError for what does not go with that."""
     if not targets.any_given(flags):
         if stray := [name for name in targets.NAMES if flags[name]]:
             where = f"--{stray[0].replace('_', '-')}"
             raise UsageError("means something only with several hosts", where, "with --hosts, --hostfile or --local")
         return None
-    named = targets.prepared(targets.named(flags, "probe bench"), flags)
+    named = targets.prepared(targets.named(flags, "probe bench"), flags, time_s)
     for name, variable in OF_EACH_HOST.items():
         if name in given and not (named.launcher == "local" and name in OF_SIMULATED_HOSTS):
             raise UsageError("is about one machine, not about several hosts", f"--{name.replace('_', '-')}", variable)
