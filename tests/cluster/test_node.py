@@ -76,6 +76,13 @@ def test_nvlink_carries_what_the_gpu_with_the_least_has(second: dict[str, Any] |
     assert gbps == judge(report(Verdict.HEALTHY, *outcomes), "").nvlink_gbps
 
 
+def test_a_report_with_a_number_that_is_none_is_no_report() -> None:
+    odd = outcome("nvml.nvlink", Status.PASS, target="gpu:A", nvlinks="many")
+    found = judge(report(Verdict.HEALTHY, outcome("torch.tensor", Status.PASS, target="gpu:A"), odd), "")
+    assert HostState.UNDETERMINED is found.state
+    assert found.summary.startswith("its own check gave no report: ")
+
+
 def test_a_degraded_host_keeps_its_warnings() -> None:
     found = judge(report(Verdict.DEGRADED, causes=(ECC,)), "")
     assert (HostState.READY, "ECC_UNCORRECTED") == (found.state, found.warnings[0][0])

@@ -49,10 +49,10 @@ def judge(found: Mapping[str, Any] | None, text: str, *, budget_s: float = 60.0)
         return NodeFinding(HostState.UNDETERMINED, f"its own check gave no report{': ' + last if last else ''}")
     try:
         report = msgspec.convert({"notes": (), **found}, Report, strict=False)
-    except msgspec.ValidationError as error:
+        return _read(report, hurried=budget_s < ENOUGH_S)
+    except (TypeError, ValueError) as error:  # a ValidationError, or a number in it that is none
         words = str(found.get("message", error))
         return NodeFinding(HostState.UNDETERMINED, f"its own check gave no report: {words}"[:300])
-    return _read(report, hurried=budget_s < ENOUGH_S)
 
 
 def _read(report: Report, *, hurried: bool) -> NodeFinding:

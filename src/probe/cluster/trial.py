@@ -31,6 +31,7 @@ OWN_LIMIT = LIMIT.decode()
 """A rank that ended itself at its limit may have waited for any other."""
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGKILL}
 """A rank that ends so was ended on its own host. Not SIGABRT: NCCL's watchdog aborts ranks whose peer is gone."""
+SIGNALLED = re.compile(r"local rank .* -(\d{1,2})")
 NCCL_ERROR = re.compile(r"\b(?P<kind>nccl[A-Z]\w+):.*Last error:\s*(?P<last>\S.*)", re.DOTALL)
 
 
@@ -147,6 +148,7 @@ def _record(trial: Trial, member: Member, host: HostHeard, record: Record) -> No
 
 
 def _of_rank(rank: RankHeard, record: Record) -> None:
+    """Take in what it said; `protocol.decode` has seen that what is needed is there."""
     data = record.data
     match record.key:
         case "step":
@@ -196,9 +198,9 @@ def _torchrun_ended(trial: Trial, member: Member, host: HostHeard, record: Recor
 
 def _crashed_under_torchrun(trial: Trial, member: Member, text: str) -> None:
     """The end of a worker is told by its exit code: a negative one is a signal."""
-    code = int(text.rpartition(" ")[2]) if text.startswith("local rank") else 0
-    if code < 0 and -code in CRASHES:
-        _against(trial, member, *_crash(-code))
+    found = SIGNALLED.fullmatch(text)
+    if found and int(found[1]) in CRASHES:
+        _against(trial, member, *_crash(int(found[1])))
 
 
 def _crash(number: int) -> tuple[str, str]:
