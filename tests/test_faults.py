@@ -244,6 +244,7 @@ EVIDENCE += [
             "gate.reach",
             "fail",
             (
+                "not_tried:REACH_CUT_SHORT cut_short:REACH_CUT_SHORT "
                 "unreachable:HOST_UNREACHABLE name:HOST_NAME_FAILS refused:SSH_REFUSED login_slow:SSH_LOGIN_SLOW "
                 "auth:SSH_AUTH_FAILED host_key_unknown:SSH_HOST_KEY_UNKNOWN host_key_changed:SSH_HOST_KEY_CHANGED "
                 "dropped:SSH_DROPPED ssh:SSH_FAILED no_python:AGENT_NO_PYTHON agent_not_started:AGENT_NO_PYTHON "

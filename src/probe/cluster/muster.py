@@ -74,6 +74,8 @@ class Muster(ABC):
         self.budget = budget
         self.ledger = ledger
         self._jobs = count(1)  # 0 is the importer's
+        self._tried_at: dict[str, float] = {}
+        """By host: when its turn to be reached came."""
 
     def _left_s(self) -> float:
         """Until agents must be stopped, so that nothing is left anywhere when the budget is over."""
@@ -99,17 +101,19 @@ class Muster(ABC):
     async def _reach(self, tasks: TaskGroup) -> None:
         limiter = anyio.CapacityLimiter(max(1, self.settings.concurrency))
         self.ledger.now_testing(f"reaching {len(self.settings.hosts)} hosts")
-        with anyio.move_on_after(REACH_SHARE * self.budget.budget_s):
+        share_s = REACH_SHARE * self.budget.budget_s
+        with anyio.move_on_after(share_s):
             async with anyio.create_task_group() as reaching:
                 for index, host in enumerate(self.settings.hosts):
                     reaching.start_soon(self._reach_one, index, host, limiter, tasks)
         for host in self.settings.hosts:
-            if host.name not in self.ledger.members:
-                self._not_reached(host, NotReached("unreachable", "it gave no answer in time"))
+            if host.name not in self.ledger.members and host.name not in self.ledger.out:
+                self._cut_short(host, share_s)
 
     async def _reach_one(self, index: int, host: Host, limiter: anyio.CapacityLimiter, tasks: TaskGroup) -> None:
         try:
             async with limiter:
+                self._tried_at[host.name] = anyio.current_time()
                 member = Member(index, host, await self.launcher.open(host))
                 await self._greet(member)
         except NotReached as reason:
@@ -143,6 +147,15 @@ class Muster(ABC):
     def _not_reached(self, host: Host, reason: NotReached) -> None:
         state = HostState.SKEWED if reason.reason == "other_version" else HostState.UNREACHABLE
         self.ledger.leave_out(host.name, Problem(state, "gate.reach", reason.summary, {"reason": reason.reason}))
+
+    def _cut_short(self, host: Host, share_s: float) -> None:
+        """The time for reaching hosts was over before this one's own limit was: that says nothing of it."""
+        tried_at = self._tried_at.get(host.name)
+        if tried_at is None:
+            words, reason = f"not tried within {share_s:.1f} s ({self.settings.concurrency} at a time)", "not_tried"
+        else:
+            words, reason = f"gave no answer in the {anyio.current_time() - tried_at:.1f} s that it had", "cut_short"
+        self.ledger.leave_out(host.name, Problem(HostState.UNDETERMINED, "gate.reach", words, {"reason": reason}))
 
     async def _tick(self, member: Member) -> None:
         while not member.gone.is_set():

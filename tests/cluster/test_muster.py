@@ -1,0 +1,75 @@
+"""Reaching hosts: who was not asked, or had no full time to answer, is blamed for nothing. On trio's MockClock."""
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from trio.testing import MockClock
+
+from probe.clock import Budget
+from probe.cluster.gate import Gate
+from probe.cluster.hosts import Host
+from probe.cluster.launch import Channel, NotReached
+from probe.cluster.ledger import Ledger
+from probe.cluster.model import HostState
+from probe.cluster.muster import Settings
+
+
+class Deaf:
+    """A launcher whose hosts never answer, and give up by themselves after `limit_s`."""
+
+    name = "ssh"
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self.tried: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def open(self, host: Host) -> Channel:
+        self.tried.append(host.name)
+        await anyio.sleep(self.limit_s)
+        raise NotReached("unreachable", f"no connection within {self.limit_s:.0f} s")
+
+
+def reached(count: int, *, at_a_time: int, limit_s: float, budget_s: float = 120.0) -> tuple[Ledger, list[str]]:
+    """What is known of `count` deaf hosts when the phase is over, and who was tried."""
+    hosts = tuple(Host(f"h{n + 1}") for n in range(count))
+    ledger, launcher = Ledger(hosts, "ssh"), Deaf(limit_s)
+
+    async def main() -> None:
+        settings = Settings(hosts, concurrency=at_a_time)
+        gate = Gate(settings, launcher, Budget(time.monotonic(), budget_s), ledger)
+        async with anyio.create_task_group() as tasks:
+            await gate._reach(tasks)
+
+    options: dict[str, Any] = {"clock": MockClock(autojump_threshold=0)}
+    anyio.run(main, backend="trio", backend_options=options)
+    return ledger, launcher.tried
+
+
+def of(ledger: Ledger) -> dict[str, tuple[HostState, object]]:
+    return {name: (problem.state, problem.data["reason"]) for name, problem in ledger.out.items()}
+
+
+def test_hosts_behind_dead_ones_that_were_never_tried_are_not_unreachable() -> None:
+    """Two at a time, 10 s each, 42 s: eight are dead, two more had 2 s, and the last two none."""
+    ledger, tried = reached(12, at_a_time=2, limit_s=10.0)
+    found = of(ledger)
+    assert [(HostState.UNREACHABLE, "unreachable")] * 8 == [found[name] for name in tried[:8]]
+    assert [(HostState.UNDETERMINED, "cut_short")] * 2 == [found[name] for name in tried[8:]]
+    others = found.keys() - set(tried)
+    assert [(HostState.UNDETERMINED, "not_tried")] * 2 == [found[name] for name in others]
+    assert "gave no answer in the 2.0 s that it had" == ledger.out[tried[8]].summary
+    assert {"not tried within 42.0 s (2 at a time)"} == {ledger.out[name].summary for name in others}
+
+
+def test_a_small_budget_condemns_nobody() -> None:
+    ledger, _ = reached(3, at_a_time=64, limit_s=10.0, budget_s=6.0)
+    assert {(HostState.UNDETERMINED, "cut_short")} == set(of(ledger).values())
