@@ -262,7 +262,7 @@ EVIDENCE += [
             "gate.node",
             "fail",
             (
-                "busy:NODE_BUSY node:NODE_UNTOLD node_late:NODE_LATE no_torch:NODE_NO_TORCH "
+                "busy:NODE_BUSY node:NODE_UNTOLD node_late:NODE_LATE node_hurried:NODE_HURRIED no_torch:NODE_NO_TORCH "
                 "import_failed:NODE_TORCH_FAILS fewer_gpus:NODE_FEWER_GPUS"
             ),
         ),

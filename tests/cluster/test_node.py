@@ -55,6 +55,22 @@ def test_who_had_little_time_is_not_blamed_for_being_late(budget_s: float, state
         report(Verdict.UNHEALTHY, outcome("torch.import", Status.TIMEOUT), causes=(late,)), "", budget_s=budget_s
     )
     assert state is found.state
+    told = {60.0: ("late", "TORCH_IMPORT_HANGS"), 5.0: ("its own check had only 5.0 s: late", "")}
+    assert told[budget_s] == (found.summary, found.code)
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "reason", "words"),
+    [(60.0, "node", "its own check gave no report: x"), (1.0, "node_hurried", "its own check had only 1.0 s: gave no")],
+)
+@pytest.mark.parametrize("found", [None, {"message": "x"}], ids=["no JSON", "no report"])
+def test_who_had_no_time_for_a_report_is_hurried(
+    found: dict[str, Any] | None, budget_s: float, reason: str, words: str
+) -> None:
+    """What is wrong is the budget, which is the user's to mend, and nothing on the host."""
+    finding = judge(found, "Traceback\nx", budget_s=budget_s)
+    assert (HostState.UNDETERMINED, reason) == (finding.state, finding.reason)
+    assert finding.summary.startswith(words)
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ class Muster(ABC):
                     break
         found = self.ledger.nodes[member.name] = judge_node(message.report, message.text, budget_s=budget_s)
         if found.state is not HostState.READY:
-            data = {"reason": "busy" if found.state is HostState.BUSY else "node"}
+            data = {"reason": found.reason}
             problem = Problem(found.state, "gate.node", found.summary, data, found.code, found.remedy, found.who)
             self.ledger.leave_out(member.name, problem)
         for code, summary, remedy, who in found.warnings:
