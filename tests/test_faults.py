@@ -273,7 +273,7 @@ EVIDENCE += [
                 "agent_lost:AGENT_LOST rank_killed:RANK_KILLED rank_crashed:RANK_CRASHED rank_stopped:RANK_STOPPED "
                 "rank_failed:RANK_FAILED absent:HOST_ABSENT wrong_data:HOST_WRONG_DATA host_bad:HOST_BAD "
                 "fails_alone:HOST_FAILS_ALONE nccl_interface:NCCL_WRONG_INTERFACE world_slow:WORLD_SLOW "
-                "world_failed:WORLD_FAILED"
+                "world_failed:WORLD_FAILED port_taken:PORT_TAKEN"
             ),
         ),
         ("gate.world", "warn", "host_slow:HOST_SLOW rendezvous:RENDEZVOUS_UNREACHABLE"),

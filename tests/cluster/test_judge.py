@@ -101,6 +101,17 @@ def test_two_hosts_that_fail_together_blame_neither() -> None:
     assert [("h1", "h2", "undetermined")] == [(link.a, link.b, link.state) for link in found.links]
 
 
+def test_a_port_that_cannot_be_had_is_the_cause_and_nobody_s_fault() -> None:
+    made = ledger(2)
+    made.planner = Planner(2, names=["h1", "h2"], seed=1)
+    words = "port 29500 cannot be had on h[1-2] (Address already in use)"
+    made.setting = Problem(HostState.UNDETERMINED, "gate.world", words, {"reason": "port_taken"}), ("h1", "h2")
+    for until in ("", "world"):
+        found = judged(made, until)
+        assert ("undetermined", 3, ()) == (found.verdict, found.exit_code, found.links)
+        assert ("PORT_TAKEN", "user", words) == (found.causes[0].code, found.causes[0].who, found.causes[0].summary)
+
+
 def test_a_partition_is_explained_by_what_tells_its_groups_apart() -> None:
     made = ledger(6, lambda group: Result(ok=len({host < 3 for host in group}) == 1))
     for n, one in enumerate(made.players):

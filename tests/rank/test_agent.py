@@ -228,6 +228,19 @@ def test_a_port_is_held_and_can_be_reached() -> None:
         assert (0, "Connection refused") == (refused["port"], refused["text"])
 
 
+def test_a_port_that_is_held_is_free_again_when_its_job_is_cancelled() -> None:
+    """Else the next world, or a round on the port that the user has chosen, would find it taken by ourselves."""
+    with agent() as one:
+        one.hear("ready")
+        one.tell(verb="listen", job=1, address="127.0.0.1", port=0)
+        port = one.hear("reached")["port"]
+        one.tell(verb="listen", job=2, address="127.0.0.1", port=port)
+        assert "Address already in use" == one.hear("reached", job=2)["text"]
+        one.tell(verb="cancel", job=1)
+        one.tell(verb="listen", job=3, address="127.0.0.1", port=port)
+        assert port == one.hear("reached", job=3)["port"]
+
+
 @pytest.mark.parametrize(
     ("address", "words"), [("224.0.0.1", "unreachable"), ("fe80::1%nowhere", "")], ids=["no route", "no interface"]
 )

@@ -77,6 +77,7 @@ def report(ledger: Ledger, head: Head, wants: Wants) -> GateReport:
     clean = _clean(ledger, diagnosis, names, wants, states)
     found = [
         *_found(problems, diagnosis, names),
+        *([_Found(*ledger.setting, weight=-1)] if ledger.setting else []),
         *_pace(ledger, clean),
         *_world(ledger, clean, problems, wants),
         *_links(diagnosis, names, skews),

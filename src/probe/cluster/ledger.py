@@ -54,6 +54,8 @@ class Ledger(Struct):
     world: WorldReport | None = None
     world_note: str = ""
     """What the last world that failed said."""
+    setting: tuple[Problem, tuple[str, ...]] | None = None
+    """What the user has asked for that kept these hosts from being tested, and none of them is to blame for."""
     backend: str = ""
     nproc: int = 0
     least_gbps: float | None = None

@@ -91,6 +91,8 @@ class Trial(Struct):
     """Who could not reach which rendezvous, in words."""
     no_rendezvous: list[str] = field(default_factory=list)
     """Hosts that most others could not reach as the rendezvous."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Where none that was tried as the rendezvous could have the port: their names, and what the system said."""
     rendezvous: str = ""
     """The host that was it."""
 

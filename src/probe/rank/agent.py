@@ -382,6 +382,8 @@ class Agent:
 
     def _cancel(self, command: "dict[str, Any]") -> None:
         self.limits.pop(command["job"], None)
+        if (listener := self.listeners.pop(command["job"], None)) is not None:
+            listener.close()
         for process, (job, name) in self.jobs.items():
             if job == command["job"] and name != "importer":
                 for pid in [process.pid, *_children_of(process.pid)] if process.pid else []:
