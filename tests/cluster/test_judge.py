@@ -155,6 +155,26 @@ def test_hosts_that_differ_only_in_numbers_and_addresses_share_a_cause() -> None
     assert "h[2-3]: late by 2 to 3 s" == cause.summary
 
 
+@pytest.mark.parametrize("name", ["r", "ref", "h1"])
+def test_a_host_is_named_whatever_its_name_and_what_is_said_of_it(name: str) -> None:
+    """Even where the sentence begins like the name."""
+    hosts = [Host(name), Host("s")]
+    refused = Problem(HostState.UNREACHABLE, "gate.reach", "refuses the connection (port 1)", {"reason": "refused"})
+    one = Ledger(hosts, "ssh", out={name: refused})
+    assert [f"{name}: refuses the connection (port 1)"] == [cause.summary for cause in judged(one).causes]
+    both = Ledger(hosts, "ssh", out={host.name: refused for host in hosts})
+    (cause,) = judged(both).causes
+    assert cause.summary.endswith(": refuses the connection")
+    assert [f"host:{host.name}" for host in hosts] == [reference.target for reference in cause.checks]
+
+
+def test_clocks_that_are_off_are_named_by_host() -> None:
+    made = ledger(4, passes)
+    for n, one in enumerate(made.players):
+        one.clock_offset_s, one.round_trip_s = (30.0 if n == 1 else 0.0), 0.001
+    assert ["h2: its clock is 30.0 s ahead"] == [cause.summary for cause in judged(made).causes]
+
+
 def test_hosts_of_which_the_same_is_true_share_a_cause() -> None:
     out = {name: problem(HostState.UNREACHABLE, "refused") for name in ("h2", "h3")}
     found = judged(ledger(4, passes, out))

@@ -139,7 +139,7 @@ class Gate(Muster):
     def _port_taken(self, refused: Mapping[str, str]) -> Result:
         """No host that was tried can hold the port that was asked for: that says nothing of any host or link."""
         words = f"port {self.settings.port} cannot be had on {fold(refused)} ({next(iter(refused.values()))})"
-        problem = Problem(HostState.UNDETERMINED, "gate.world", words, {"reason": "port_taken"})
+        problem = Problem(HostState.UNDETERMINED, "gate.world", words, {"reason": "port_taken"}, names_hosts=True)
         self.ledger.setting = problem, tuple(refused)
         return Result(ok=None, note=words)
 

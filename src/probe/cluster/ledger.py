@@ -29,6 +29,8 @@ class Problem(Struct, frozen=True):
     who: str = ""
     status: Status = Status.FAIL
     """WARN: it does not keep the host out."""
+    names_hosts: bool = False
+    """The summary says itself which hosts it is about."""
 
 
 class Ledger(Struct):

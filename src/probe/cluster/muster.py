@@ -264,7 +264,8 @@ class Muster(ABC):
         for names in seen.values():
             if len(names) > 1 and not warned & set(names):
                 words = f"{fold(names)} are one machine (the same boot and network namespace)"
-                self.ledger.warn(names[0], Problem(HostState.READY, "gate.reach", words, {"reason": "same_machine"}))
+                problem = Problem(HostState.READY, "gate.reach", words, {"reason": "same_machine"}, names_hosts=True)
+                self.ledger.warn(names[0], problem)
 
     def _pace(self) -> Pace:
         stall_s = STALLS_S[self.ledger.backend] + STALL_PER_HOST_S * len(self.ledger.taking_part)
