@@ -254,7 +254,8 @@ EVIDENCE += [
                 "jump_dropped:JUMP_HOST_DOWN jump_login_slow:JUMP_HOST_DOWN jump_ssh:JUMP_HOST_DOWN "
                 "jump_host_key_unknown:JUMP_HOST_KEY jump_host_key_changed:JUMP_HOST_KEY "
                 "jump_auth:JUMP_HOST_LOGIN jump_forbids:JUMP_HOST_LOGIN slurm_down:SLURM_NODE_DOWN "
-                "slurm_launch:SLURM_LAUNCH_FAILED slurm:SLURM_FAILED"
+                "slurm_launch:SLURM_LAUNCH_FAILED slurm:SLURM_FAILED "
+                "slurm_ended:SLURM_STEP_ENDED"
             ),
         ),
         ("gate.reach", "warn", "same_machine:SAME_MACHINE"),

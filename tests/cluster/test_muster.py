@@ -21,8 +21,9 @@ class Deaf:
 
     name = "ssh"
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, limit_s: float, reason: str) -> None:
         self.limit_s = limit_s
+        self.reason = reason
         self.tried: list[str] = []
 
     async def __aenter__(self) -> Self:
@@ -35,13 +36,15 @@ class Deaf:
     async def open(self, host: Host) -> Channel:
         self.tried.append(host.name)
         await anyio.sleep(self.limit_s)
-        raise NotReached("unreachable", f"no connection within {self.limit_s:.0f} s")
+        raise NotReached(self.reason, f"no connection within {self.limit_s:.0f} s")
 
 
-def reached(count: int, *, at_a_time: int, limit_s: float, budget_s: float = 120.0) -> tuple[Ledger, list[str]]:
+def reached(
+    count: int, *, at_a_time: int = 64, limit_s: float = 10.0, budget_s: float = 120.0, reason: str = "unreachable"
+) -> tuple[Ledger, list[str]]:
     """What is known of `count` deaf hosts when the phase is over, and who was tried."""
     hosts = tuple(Host(f"h{n + 1}") for n in range(count))
-    ledger, launcher = Ledger(hosts, "ssh"), Deaf(limit_s)
+    ledger, launcher = Ledger(hosts, "ssh"), Deaf(limit_s, reason)
 
     async def main() -> None:
         settings = Settings(hosts, concurrency=at_a_time)
@@ -60,7 +63,7 @@ def of(ledger: Ledger) -> dict[str, tuple[HostState, object]]:
 
 def test_hosts_behind_dead_ones_that_were_never_tried_are_not_unreachable() -> None:
     """Two at a time, 10 s each, 42 s: eight are dead, two more had 2 s, and the last two none."""
-    ledger, tried = reached(12, at_a_time=2, limit_s=10.0)
+    ledger, tried = reached(12, at_a_time=2)
     found = of(ledger)
     assert [(HostState.UNREACHABLE, "unreachable")] * 8 == [found[name] for name in tried[:8]]
     assert [(HostState.UNDETERMINED, "cut_short")] * 2 == [found[name] for name in tried[8:]]
@@ -71,5 +74,10 @@ def test_hosts_behind_dead_ones_that_were_never_tried_are_not_unreachable() -> N
 
 
 def test_a_small_budget_condemns_nobody() -> None:
-    ledger, _ = reached(3, at_a_time=64, limit_s=10.0, budget_s=6.0)
+    ledger, _ = reached(3, budget_s=6.0)
     assert {(HostState.UNDETERMINED, "cut_short")} == set(of(ledger).values())
+
+
+def test_who_was_ended_with_the_steps_of_others_is_not_unreachable() -> None:
+    ledger, _ = reached(1, reason="slurm_ended")
+    assert {"h1": (HostState.UNDETERMINED, "slurm_ended")} == of(ledger)

@@ -35,6 +35,8 @@ NODE_S = 60.0
 """The node profile's own budget."""
 GREET_S = 15.0
 """From the start of the agent's interpreter to its first line: 60 ms here, seconds from a cold network disk."""
+NO_AGENT = {"other_version": HostState.SKEWED, "slurm_ended": HostState.UNDETERMINED}
+"""By the launcher's reason, hosts without an agent that are not unreachable; the latter's step ended with others'."""
 STOP_S = 3.0
 """For agents to kill and reap what they started (2 s at most) and to say so."""
 LEFT_FOR_STOP_S = 0.5
@@ -145,7 +147,7 @@ class Muster(ABC):
                     await member.channel.close()
 
     def _not_reached(self, host: Host, reason: NotReached) -> None:
-        state = HostState.SKEWED if reason.reason == "other_version" else HostState.UNREACHABLE
+        state = NO_AGENT.get(reason.reason, HostState.UNREACHABLE)
         self.ledger.leave_out(host.name, Problem(state, "gate.reach", reason.summary, {"reason": reason.reason}))
 
     def _cut_short(self, host: Host, share_s: float) -> None:

@@ -301,7 +301,7 @@ class SlurmLauncher:
             step.give_up()
         else:
             words = f"its step was ended {MOST_LAUNCHES} times, each time because of other nodes"
-            self._not_reached |= {name: NotReached("slurm_launch", words) for name in rest}
+            self._not_reached |= {name: NotReached("slurm_ended", words) for name in rest}
         self._launched.set()
 
     async def _that_slurm_has(self) -> list[str]:
