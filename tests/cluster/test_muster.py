@@ -1,8 +1,12 @@
-"""Reaching hosts: who was not asked, or had no full time to answer, is blamed for nothing. On trio's MockClock."""
+"""Reaching hosts: who was not asked, or had no full time to answer, is blamed for nothing. On trio's MockClock.
 
+And their own checks: one that cannot be started holds nobody up.
+"""
+
+import json
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import anyio
 from trio.testing import MockClock
@@ -12,8 +16,10 @@ from probe.cluster.gate import Gate
 from probe.cluster.hosts import Host
 from probe.cluster.launch import Channel, NotReached
 from probe.cluster.ledger import Ledger
+from probe.cluster.member import Member
 from probe.cluster.model import HostState
 from probe.cluster.muster import Settings
+from probe.cluster.protocol import Ended
 
 
 class Deaf:
@@ -81,3 +87,34 @@ def test_a_small_budget_condemns_nobody() -> None:
 def test_who_was_ended_with_the_steps_of_others_is_not_unreachable() -> None:
     ledger, _ = reached(1, reason="slurm_ended")
     assert {"h1": (HostState.UNDETERMINED, "slurm_ended")} == of(ledger)
+
+
+class CannotFork:
+    """A channel to an agent that can start nothing."""
+
+    member: Member
+
+    async def send(self, line: bytes) -> None:
+        command = json.loads(line)
+        if command["verb"] == "node":
+            text = "cannot be started: [Errno 11] Resource temporarily unavailable"
+            self.member._heard(Ended(job=command["job"], process="check", text=text))
+
+
+def test_a_check_that_cannot_be_started_is_waited_for_no_longer() -> None:
+    """One such host cost all others half of the budget."""
+    channel = CannotFork()
+    member = channel.member = Member(0, Host("h1"), cast(Any, channel))
+    ledger = Ledger([member.host], "ssh", members={"h1": member})
+
+    async def main() -> float:
+        gate = Gate(Settings((member.host,)), Deaf(0.0, ""), Budget(time.monotonic(), 120.0), ledger)
+        began = anyio.current_time()
+        with anyio.move_on_after(60.0):
+            await gate._check(member, 60.0)
+        return anyio.current_time() - began
+
+    options: dict[str, Any] = {"clock": MockClock(autojump_threshold=0)}
+    assert anyio.run(main, backend="trio", backend_options=options) < 1
+    assert {"h1": (HostState.UNDETERMINED, "node")} == of(ledger)
+    assert "Resource temporarily unavailable" in ledger.out["h1"].summary

@@ -25,7 +25,7 @@ from probe.cluster.ledger import Ledger, Problem
 from probe.cluster.member import Member
 from probe.cluster.model import HostState
 from probe.cluster.node import judge as judge_node
-from probe.cluster.protocol import TICK_S, Node, NodeReport, Stop, Warm
+from probe.cluster.protocol import TICK_S, AnyMessage, Ended, Node, NodeReport, Stop, Warm
 from probe.cluster.worlds import Pace, Stream
 
 REACH_SHARE = 0.35
@@ -199,13 +199,14 @@ class Muster(ABC):
     async def _check(self, member: Member, budget_s: float) -> None:
         with Stream(next(self._jobs), [member]) as stream:
             await member.send(Node(job=stream.job, budget_s=budget_s))
-            while True:
+            message: AnyMessage | None = None
+            while not isinstance(message, NodeReport | Ended):
                 _, message = await stream.receive.receive()
                 if message is None:
                     return
-                if isinstance(message, NodeReport):
-                    break
-        found = self.ledger.nodes[member.name] = judge_node(message.report, message.text, budget_s=budget_s)
+        # the report comes before the end: without one it could not even be started
+        report = message.report if isinstance(message, NodeReport) else None
+        found = self.ledger.nodes[member.name] = judge_node(report, message.text, budget_s=budget_s)
         if found.state is not HostState.READY:
             data = {"reason": found.reason}
             problem = Problem(found.state, "gate.node", found.summary, data, found.code, found.remedy, found.who)
