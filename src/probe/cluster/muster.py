@@ -8,7 +8,8 @@
     ...        what a `Muster` is for: `gate.Gate`, or the bench across hosts
     stop       every agent told to leave, and heard out, however the rest ended
 
-All that is learned goes into the ledger at once, so that whoever must report early has it.
+All that is learned goes into the ledger at once, so that whoever must report early has it. Over 300 lines because the
+phases share one budget: who is cut off where, and what that says of a host, stands beside how it is reached.
 """
 
 from abc import ABC, abstractmethod

@@ -7,7 +7,8 @@
     measure  the same with the bench's program: `Trial` holds its results as they come
         -> every record, end and loss into a Trial, until all are done, one failed, or nothing comes any more
 
-No wait here has no bound: a group in which nothing moves for `Pace.stall_s` is cancelled, and heard out.
+No wait here has no bound: a group in which nothing moves for `Pace.stall_s` is cancelled, and heard out. Over 300 lines
+because a world, a round and a measurement are started differently, and heard out by the same code.
 """
 
 import errno
