@@ -244,6 +244,7 @@ EVIDENCE += [
             "gate.reach",
             "fail",
             (
+                "not_tried:REACH_CUT_SHORT cut_short:REACH_CUT_SHORT "
                 "unreachable:HOST_UNREACHABLE name:HOST_NAME_FAILS refused:SSH_REFUSED login_slow:SSH_LOGIN_SLOW "
                 "auth:SSH_AUTH_FAILED host_key_unknown:SSH_HOST_KEY_UNKNOWN host_key_changed:SSH_HOST_KEY_CHANGED "
                 "dropped:SSH_DROPPED ssh:SSH_FAILED no_python:AGENT_NO_PYTHON agent_not_started:AGENT_NO_PYTHON "
@@ -253,7 +254,8 @@ EVIDENCE += [
                 "jump_dropped:JUMP_HOST_DOWN jump_login_slow:JUMP_HOST_DOWN jump_ssh:JUMP_HOST_DOWN "
                 "jump_host_key_unknown:JUMP_HOST_KEY jump_host_key_changed:JUMP_HOST_KEY "
                 "jump_auth:JUMP_HOST_LOGIN jump_forbids:JUMP_HOST_LOGIN slurm_down:SLURM_NODE_DOWN "
-                "slurm_launch:SLURM_LAUNCH_FAILED slurm:SLURM_FAILED"
+                "slurm_launch:SLURM_LAUNCH_FAILED slurm:SLURM_FAILED "
+                "slurm_ended:SLURM_STEP_ENDED"
             ),
         ),
         ("gate.reach", "warn", "same_machine:SAME_MACHINE"),
@@ -261,7 +263,7 @@ EVIDENCE += [
             "gate.node",
             "fail",
             (
-                "busy:NODE_BUSY node:NODE_UNTOLD node_late:NODE_LATE no_torch:NODE_NO_TORCH "
+                "busy:NODE_BUSY node:NODE_UNTOLD node_late:NODE_LATE node_hurried:NODE_HURRIED no_torch:NODE_NO_TORCH "
                 "import_failed:NODE_TORCH_FAILS fewer_gpus:NODE_FEWER_GPUS"
             ),
         ),
@@ -272,7 +274,7 @@ EVIDENCE += [
                 "agent_lost:AGENT_LOST rank_killed:RANK_KILLED rank_crashed:RANK_CRASHED rank_stopped:RANK_STOPPED "
                 "rank_failed:RANK_FAILED absent:HOST_ABSENT wrong_data:HOST_WRONG_DATA host_bad:HOST_BAD "
                 "fails_alone:HOST_FAILS_ALONE nccl_interface:NCCL_WRONG_INTERFACE world_slow:WORLD_SLOW "
-                "world_failed:WORLD_FAILED"
+                "world_failed:WORLD_FAILED port_taken:PORT_TAKEN"
             ),
         ),
         ("gate.world", "warn", "host_slow:HOST_SLOW rendezvous:RENDEZVOUS_UNREACHABLE"),

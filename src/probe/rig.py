@@ -433,7 +433,7 @@ class Rig:
         """The time is up: kill all children, hear their ends, and say of the rest that they did not go."""
         self._stopped = True
         self._children.kill()
-        await anyio.sleep(self._budget.left_s(self._budget.reaped_s) - 0.02)
+        await anyio.sleep(max(0.0, self._budget.left_s(self._budget.reaped_s) - 0.02))
         for process in self._children.alive:
             self._answers.end(process.worker, process.target, self._not_gone(process))
         self._context.gpus.fail(TIMEOUT_BEFORE_GPUS)

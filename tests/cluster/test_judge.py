@@ -101,6 +101,17 @@ def test_two_hosts_that_fail_together_blame_neither() -> None:
     assert [("h1", "h2", "undetermined")] == [(link.a, link.b, link.state) for link in found.links]
 
 
+def test_a_port_that_cannot_be_had_is_the_cause_and_nobody_s_fault() -> None:
+    made = ledger(2)
+    made.planner = Planner(2, names=["h1", "h2"], seed=1)
+    words = "port 29500 cannot be had on h[1-2] (Address already in use)"
+    made.setting = Problem(HostState.UNDETERMINED, "gate.world", words, {"reason": "port_taken"}), ("h1", "h2")
+    for until in ("", "world"):
+        found = judged(made, until)
+        assert ("undetermined", 3, ()) == (found.verdict, found.exit_code, found.links)
+        assert ("PORT_TAKEN", "user", words) == (found.causes[0].code, found.causes[0].who, found.causes[0].summary)
+
+
 def test_a_partition_is_explained_by_what_tells_its_groups_apart() -> None:
     made = ledger(6, lambda group: Result(ok=len({host < 3 for host in group}) == 1))
     for n, one in enumerate(made.players):
@@ -142,6 +153,26 @@ def test_hosts_that_differ_only_in_numbers_and_addresses_share_a_cause() -> None
     }
     (cause,) = judged(ledger(4, passes, out)).causes
     assert "h[2-3]: late by 2 to 3 s" == cause.summary
+
+
+@pytest.mark.parametrize("name", ["r", "ref", "h1"])
+def test_a_host_is_named_whatever_its_name_and_what_is_said_of_it(name: str) -> None:
+    """Even where the sentence begins like the name."""
+    hosts = [Host(name), Host("s")]
+    refused = Problem(HostState.UNREACHABLE, "gate.reach", "refuses the connection (port 1)", {"reason": "refused"})
+    one = Ledger(hosts, "ssh", out={name: refused})
+    assert [f"{name}: refuses the connection (port 1)"] == [cause.summary for cause in judged(one).causes]
+    both = Ledger(hosts, "ssh", out={host.name: refused for host in hosts})
+    (cause,) = judged(both).causes
+    assert cause.summary.endswith(": refuses the connection")
+    assert [f"host:{host.name}" for host in hosts] == [reference.target for reference in cause.checks]
+
+
+def test_clocks_that_are_off_are_named_by_host() -> None:
+    made = ledger(4, passes)
+    for n, one in enumerate(made.players):
+        one.clock_offset_s, one.round_trip_s = (30.0 if n == 1 else 0.0), 0.001
+    assert ["h2: its clock is 30.0 s ahead"] == [cause.summary for cause in judged(made).causes]
 
 
 def test_hosts_of_which_the_same_is_true_share_a_cause() -> None:

@@ -55,6 +55,22 @@ def test_who_had_little_time_is_not_blamed_for_being_late(budget_s: float, state
         report(Verdict.UNHEALTHY, outcome("torch.import", Status.TIMEOUT), causes=(late,)), "", budget_s=budget_s
     )
     assert state is found.state
+    told = {60.0: ("late", "TORCH_IMPORT_HANGS"), 5.0: ("its own check had only 5.0 s: late", "")}
+    assert told[budget_s] == (found.summary, found.code)
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "reason", "words"),
+    [(60.0, "node", "its own check gave no report: x"), (1.0, "node_hurried", "its own check had only 1.0 s: gave no")],
+)
+@pytest.mark.parametrize("found", [None, {"message": "x"}], ids=["no JSON", "no report"])
+def test_who_had_no_time_for_a_report_is_hurried(
+    found: dict[str, Any] | None, budget_s: float, reason: str, words: str
+) -> None:
+    """What is wrong is the budget, which is the user's to mend, and nothing on the host."""
+    finding = judge(found, "Traceback\nx", budget_s=budget_s)
+    assert (HostState.UNDETERMINED, reason) == (finding.state, finding.reason)
+    assert finding.summary.startswith(words)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +90,13 @@ def test_nvlink_carries_what_the_gpu_with_the_least_has(second: dict[str, Any] |
     if second is not None:
         outcomes.append(outcome("nvml.nvlink", Status.PASS, target="gpu:B", **{**links, **second}))
     assert gbps == judge(report(Verdict.HEALTHY, *outcomes), "").nvlink_gbps
+
+
+def test_a_report_with_a_number_that_is_none_is_no_report() -> None:
+    odd = outcome("nvml.nvlink", Status.PASS, target="gpu:A", nvlinks="many")
+    found = judge(report(Verdict.HEALTHY, outcome("torch.tensor", Status.PASS, target="gpu:A"), odd), "")
+    assert HostState.UNDETERMINED is found.state
+    assert found.summary.startswith("its own check gave no report: ")
 
 
 def test_a_degraded_host_keeps_its_warnings() -> None:

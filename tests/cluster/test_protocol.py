@@ -134,6 +134,64 @@ def test_the_controller_refuses_what_is_no_message(line: bytes) -> None:
         decode(line)
 
 
+RECORDS: dict[str, dict[str, Any]] = {
+    "store": {"rank": 0, "address": "10.0.0.1", "port": 29500},
+    "cases": {
+        "rank": 0,
+        "bytes": 8,
+        "verified": 6,
+        "wrong": [{"dtype": "fp32", "kind": "dense", "words": 1, "first": 0, "owners": []}],
+        "slowest_s": 0.1,
+    },
+    "gathered": {"rank": 0, "count": 1, "wrong": [1]},
+    "rate": {"rank": 0, "bytes": 8, "goes": 1, "algbw_gbps": 1, "busbw_gbps": 0.5},
+    "done": {"rank": 0},
+    "torchrun": {},
+}
+SPOILT = [
+    *(
+        (key, {name: RECORDS[key][name] for name in RECORDS[key] if name != missing})
+        for key, missing in [("store", "port"), ("cases", "wrong"), ("gathered", "wrong"), ("rate", "busbw_gbps")]
+    ),
+    *(
+        (key, {**RECORDS[key], name: value})
+        for key, name, value in [
+            ("done", "rank", "x"),
+            ("done", "rank", -1),
+            ("done", "rank", None),
+            ("torchrun", "rank", [0]),
+            ("store", "port", 0),
+            ("store", "port", 65536),
+            ("store", "port", "29500"),
+            ("cases", "verified", None),
+            ("cases", "wrong", [1]),
+            ("cases", "wrong", [{"kind": "dense", "words": "many", "owners": []}]),
+            ("gathered", "wrong", [[1]]),
+            ("gathered", "wrong", 1),
+            ("rate", "algbw_gbps", "fast"),
+            ("rate", "bytes", -8),
+        ]
+    ),
+]
+
+
+def heard(key: str, data: dict[str, Any]) -> bytes:
+    return json.dumps({"say": "record", "job": 1, "process": "0", "record": {"key": key, "data": data}}).encode()
+
+
+@pytest.mark.parametrize("key", RECORDS)
+def test_the_controller_takes_what_ranks_say(key: str) -> None:
+    """With all that they say beside what is needed of it."""
+    assert isinstance(decode(heard(key, RECORDS[key])), protocol.Heard)
+
+
+@pytest.mark.parametrize(("key", "data"), SPOILT)
+def test_a_record_without_what_is_needed_of_it_is_no_line_of_the_protocol(key: str, data: dict[str, Any]) -> None:
+    """So that the host that says it is lost, and not the gate."""
+    with pytest.raises(ProtocolError):
+        decode(heard(key, data))
+
+
 @given(st.binary(max_size=200))
 def test_no_line_does_more_than_be_refused(line: bytes) -> None:
     with pytest.raises(ProtocolError):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import asyncssh
 import pytest
 
@@ -285,3 +286,40 @@ def test_a_python_that_is_not_there_leaves_with_127() -> None:
     argv = ["/bin/sh", "-c", ssh.command("/nowhere/python", H1)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (127, "no /nowhere/python") == (done.returncode, done.stderr.strip())
+
+
+class Stuck:
+    """A connection on which no command ever starts, as on a host whose login shell hangs."""
+
+    aborted = False
+
+    async def create_process(self, *_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_connection_on_which_no_command_starts_is_ended(monkeypatch: pytest.MonkeyPatch, cancelled: bool) -> None:
+    """At its own limit, with words, and where the time for all hosts is over before that."""
+    connection = Stuck()
+
+    async def connect(*_: Any) -> Stuck:
+        return connection
+
+    made = prepare()  # which runs a loop of its own
+
+    async def main() -> None:
+        launcher = ssh.SshLauncher(made)
+        with anyio.move_on_after(0.01 if cancelled else None):
+            await launcher.open(H1)
+
+    monkeypatch.setattr(ssh, "LOGIN_S", 60.0 if cancelled else 0.01)
+    monkeypatch.setattr(ssh.SshLauncher, "_connect", connect)
+    if cancelled:
+        anyio.run(main)
+    else:
+        with pytest.raises(NotReached, match="no command was started there within"):
+            anyio.run(main)
+    assert connection.aborted

@@ -71,6 +71,7 @@ def test_what_happens_on_one_host_speaks_against_it_alone(last: AnyMessage | Non
         record("torchrun", "RendezvousTimeoutError: ...", code=1),
         record("torchrun", "local rank 0 ended with exit code 1", code=1),
         record("torchrun", "local rank 0 ended with exit code -6", code=1),
+        record("torchrun", "local rank 0 ended with no code", code=1),
     ],
     ids=str,
 )

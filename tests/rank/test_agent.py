@@ -226,3 +226,38 @@ def test_a_port_is_held_and_can_be_reached() -> None:
         one.tell(verb="connect", job=3, address="127.0.0.1", port=1, timeout_s=3)
         refused = one.hear("reached", job=3)
         assert (0, "Connection refused") == (refused["port"], refused["text"])
+
+
+def test_a_port_that_is_held_is_free_again_when_its_job_is_cancelled() -> None:
+    """Else the next world, or a round on the port that the user has chosen, would find it taken by ourselves."""
+    with agent() as one:
+        one.hear("ready")
+        one.tell(verb="listen", job=1, address="127.0.0.1", port=0)
+        port = one.hear("reached")["port"]
+        one.tell(verb="listen", job=2, address="127.0.0.1", port=port)
+        assert "Address already in use" == one.hear("reached", job=2)["text"]
+        one.tell(verb="cancel", job=1)
+        one.tell(verb="listen", job=3, address="127.0.0.1", port=port)
+        assert port == one.hear("reached", job=3)["port"]
+
+
+@pytest.mark.parametrize(
+    ("address", "words"), [("224.0.0.1", "unreachable"), ("fe80::1%nowhere", "")], ids=["no route", "no interface"]
+)
+def test_a_connect_that_fails_at_once_is_no_end_of_the_agent(address: str, words: str) -> None:
+    """The kernel refuses a TCP connection to a multicast address without a packet, as it does without a route."""
+    with agent() as one:
+        one.hear("ready")
+        one.tell(verb="connect", job=1, address=address, port=80, timeout_s=3)
+        said = one.hear("reached", job=1)
+        assert (0, True) == (said["port"], bool(said["text"]))
+        assert words in said["text"]
+        one.tell(verb="tick", n=1)
+        one.hear("tock")
+
+
+def test_an_address_that_is_not_this_host_s_cannot_be_held() -> None:
+    with agent() as one:
+        one.hear("ready")
+        one.tell(verb="listen", job=1, address="fe80::1%nowhere", port=0)
+        assert one.hear("reached", job=1)["port"] == 0

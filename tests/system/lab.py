@@ -133,6 +133,7 @@ class LabHost:
         """Whatever a test did to it is undone."""
         self.inside("ip", "link", "set", "eth0", "up")
         self.inside("ip", "neigh", "flush", "dev", "eth0", "nud", "permanent")
+        sh("ip", "-n", self.namespace, "route", "flush", "type", "unreachable", check=False)
         for qdisc in ("root", "clsact"):
             sh("ip", "netns", "exec", self.namespace, "tc", "qdisc", "del", "dev", "eth0", qdisc, check=False)
         if self.touched or not self.running:
@@ -164,6 +165,10 @@ class LabHost:
             one.inside(
                 "ip", "neigh", "replace", two.address, "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "permanent"
             )
+
+    def no_route(self, other: "LabHost") -> None:
+        """Whatever connects from here to `other` is told so by this host's own kernel, at once."""
+        self.inside("ip", "route", "add", "unreachable", other.address)
 
     def loses(self, percent: float) -> None:
         """So many of the packets that leave it are lost, at random; ssh's go another way, by a network for management.

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_several_ranks_on_a_host_are_measured_within_it(probe: Command) -> None:
     ran = probe("gate", "--local", "1", "--nproc-per-node", "2", "--skip-node", "--format", "json")
     assert ran.code == 0
     assert said(ran)["hosts"][0]["facts"]["within_busbw_gbps"] > 0
+
+
+def test_a_port_that_is_taken_is_the_setting_s_fault_and_no_link_s(probe: Command) -> None:
+    """Of two hosts, no third could say which is bad; and neither is."""
+    with socket.create_server(("", 0)) as holder:
+        port = str(holder.getsockname()[1])
+        ran = probe("gate", "--local", "2", "--skip-node", "--port", port, "--format", "json")
+    assert (3, "undetermined", []) == (ran.code, said(ran)["verdict"], said(ran)["links"])
+    assert ["local", "world"] == [one["kind"] for one in said(ran)["rounds"]]
+    first = said(ran)["causes"][0]
+    assert ("PORT_TAKEN", "user") == (first["code"], first["who"])
+    assert f"port {port} cannot be had on local-[1-2] (Address already in use)" == first["summary"]
 
 
 def test_people_get_the_verdict_first(probe: Command) -> None:

@@ -105,6 +105,17 @@ def test_a_black_hole_between_two_hosts_is_their_link_s(lab: Lab, one: int, othe
     assert len({a, b} & set(clean(ran))) == 1
 
 
+def test_a_missing_route_between_two_hosts_is_their_link_s(lab: Lab) -> None:
+    """The connect fails at once, with an error; the host on which it does is as innocent as behind a black hole."""
+    lab[3].no_route(lab[1])
+    ran = world(lab)
+    assert (1, "ready_without") == (ran.code, said(ran)["verdict"])
+    assert {"LINK_BAD": ["h1", "h3"]} == causes(ran)
+    assert set(states(ran).values()) == {"ready"}
+    assert "h3 cannot reach h1" in " ".join(said(ran)["notes"])
+    assert "No route to host" in " ".join(said(ran)["notes"])
+
+
 def test_a_partition_is_named_as_one_and_nobody_is_blamed(lab: Lab) -> None:
     for one in (lab[1], lab[2]):
         for other in (lab[3], lab[4]):

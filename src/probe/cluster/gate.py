@@ -12,7 +12,7 @@ It decides nothing about blame: `trial` says what a test proves, `localise` whom
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import anyio
 from anyio.abc import TaskGroup
@@ -84,7 +84,10 @@ class Gate(Muster):
             while True:
                 if settings.until == "world" and asked.kind not in (Kind.LOCAL, Kind.WORLD):
                     return
-                asked = asking.send(await self._round(asked))
+                results = await self._round(asked)
+                if ledger.setting is not None:
+                    return  # it would keep every other group from being tested, too
+                asked = asking.send(results)
         except StopIteration:
             ledger.finished = True
 
@@ -121,6 +124,8 @@ class Gate(Muster):
             return self._translated(Result(ok=False, absent=tuple(member.index for member in lost), note=lost[0].lost))
         if kind in (Kind.WORLD, Kind.CONFIRM):
             heard = await tester.world(members, avoid=self._bad_rendezvous())
+            if self.settings.port and heard.refused and not heard.rendezvous:
+                return self._port_taken(heard.refused)
         else:
             heard = await tester.round(members)
         result = trial.read(heard)
@@ -130,6 +135,13 @@ class Gate(Muster):
                 self.ledger.own.setdefault(member.name, (host.reason, host.own))
         self._note_world(kind, heard, result)
         return self._translated(result)
+
+    def _port_taken(self, refused: Mapping[str, str]) -> Result:
+        """No host that was tried can hold the port that was asked for: that says nothing of any host or link."""
+        words = f"port {self.settings.port} cannot be had on {fold(refused)} ({next(iter(refused.values()))})"
+        problem = Problem(HostState.UNDETERMINED, "gate.world", words, {"reason": "port_taken"}, names_hosts=True)
+        self.ledger.setting = problem, tuple(refused)
+        return Result(ok=None, note=words)
 
     def _bad_rendezvous(self) -> list[Member]:
         named = {host for host, problem in self.ledger.warnings if problem.data.get("reason") == "rendezvous"}

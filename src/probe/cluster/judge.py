@@ -77,6 +77,7 @@ def report(ledger: Ledger, head: Head, wants: Wants) -> GateReport:
     clean = _clean(ledger, diagnosis, names, wants, states)
     found = [
         *_found(problems, diagnosis, names),
+        *([_Found(*ledger.setting, weight=-1)] if ledger.setting else []),
         *_pace(ledger, clean),
         *_world(ledger, clean, problems, wants),
         *_links(diagnosis, names, skews),
@@ -348,6 +349,7 @@ def _skews(skews: Iterable[Skew], ledger: Ledger) -> list[_Found]:
                 f"hosts differ in {skew.in_words(one)}",
                 {"reason": "skew"},
                 status=Status.WARN,
+                names_hosts=True,
             ),
             tuple(host for group in one.groups[1:] for host in group.hosts),
             weight=2,
@@ -361,7 +363,7 @@ def _skews(skews: Iterable[Skew], ledger: Ledger) -> list[_Found]:
         if member.clock_offset_s is not None
     }
     for host, offset_s in skew.clocks(known).items():
-        words = f"{host}: its clock is {abs(offset_s):.1f} s {'ahead' if offset_s > 0 else 'behind'}"
+        words = f"its clock is {abs(offset_s):.1f} s {'ahead' if offset_s > 0 else 'behind'}"
         problem = Problem(HostState.READY, "gate.skew", words, {"reason": "clock"}, status=Status.WARN)
         found.append(_Found(problem, (host,), weight=2))
     for host, problem in ledger.warnings:
@@ -401,7 +403,10 @@ ASIDE = re.compile(r" \([^()]*\)")
 
 def _without(summary: str, hosts: Sequence[str]) -> str:
     """The summary without what makes it differ from its like: the one host's name, numbers, words in brackets."""
-    return NUMBER.sub("#", ASIDE.sub("", summary.replace(hosts[0], "*"))) if len(hosts) == 1 else summary
+    if len(hosts) > 1:
+        return summary
+    name = rf"(?<![\w.-]){re.escape(hosts[0])}(?![\w.-])"  # whole: a host may be called r
+    return NUMBER.sub("#", ASIDE.sub("", re.sub(name, "*", summary)))
 
 
 def _cause(key: tuple[str, str], found: Sequence[_Found], head: tuple[str, Who, int]) -> Cause:
@@ -409,9 +414,8 @@ def _cause(key: tuple[str, str], found: Sequence[_Found], head: tuple[str, Who, 
     first = found[0]
     summary = first.problem.summary
     if len(found) > 1:
-        summary = folded([ASIDE.sub("", one.problem.summary.removeprefix(f"{one.hosts[0]}: ")) for one in found])
-    names_them = summary.startswith(tuple(hosts)) or first.problem.data.get("reason") == "skew"
-    if all(len(one.hosts) == 1 for one in found) and not names_them:
+        summary = folded([ASIDE.sub("", one.problem.summary) for one in found])
+    if all(len(one.hosts) == 1 for one in found) and not first.problem.names_hosts:
         summary = f"{fold(hosts)}: {summary}"
     checks = tuple(Reference(first.problem.check, f"host:{host}") for host in hosts)
     return Cause(key[0], summary, head[0], head[1], checks)

@@ -16,6 +16,7 @@ from probe.cluster.hosts import Host
 
 AGENT = "probe.rank.agent"
 OLDEST_PYTHON = (3, 11)
+FLOOD = "it sent more than any agent has to say"
 BOOT = (
     "import sys\n"
     "sys.path[:] = [entry for entry in sys.path if entry not in ('', '.')]\n"  # never import from where we happen to be

@@ -29,6 +29,8 @@ class Problem(Struct, frozen=True):
     who: str = ""
     status: Status = Status.FAIL
     """WARN: it does not keep the host out."""
+    names_hosts: bool = False
+    """The summary says itself which hosts it is about."""
 
 
 class Ledger(Struct):
@@ -54,6 +56,8 @@ class Ledger(Struct):
     world: WorldReport | None = None
     world_note: str = ""
     """What the last world that failed said."""
+    setting: tuple[Problem, tuple[str, ...]] | None = None
+    """What the user has asked for that kept these hosts from being tested, and none of them is to blame for."""
     backend: str = ""
     nproc: int = 0
     least_gbps: float | None = None

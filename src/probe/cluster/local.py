@@ -13,7 +13,7 @@ from typing import Self
 import anyio
 
 from probe.cluster.hosts import Host
-from probe.cluster.launch import BOOT, Channel, Closed, NotReached
+from probe.cluster.launch import BOOT, FLOOD, Channel, Closed, NotReached
 from probe.output import write
 from probe.worker.ending import how
 from probe.worker.parent import Children, End, Line, Process
@@ -27,8 +27,23 @@ class LocalChannel:
     def __init__(self, process: Process, stdin: int) -> None:
         self._process = process
         self._stdin = stdin
-        self.lines, self._received = anyio.create_memory_object_stream[bytes](MOST_WAITING)
+        self._lines, self._received = anyio.create_memory_object_stream[bytes](MOST_WAITING)
         self.end = "its input was closed"
+        self._over = False
+
+    def heard(self, line: bytes) -> None:
+        """Take in a line; an agent that says more than anybody can hear is no agent any more."""
+        try:
+            self._lines.send_nowait(line)
+        except (anyio.WouldBlock, anyio.ClosedResourceError):
+            self.over(FLOOD)
+
+    def over(self, why: str) -> None:
+        """Nothing more will come; the first reason stands."""
+        if not self._over:
+            self._over = True
+            self.end = why
+            self._lines.close()
 
     async def send(self, line: bytes) -> None:
         if self._stdin < 0 or not write(self._stdin, line, time.monotonic() + SEND_S):
@@ -90,8 +105,7 @@ class LocalLauncher:
                 if channel is None:
                     continue
                 if isinstance(event, Line):
-                    channel.lines.send_nowait(event.line)
+                    channel.heard(event.line)
                 elif isinstance(event, End):
                     tail = event.process.tail.decode("utf-8", "replace").strip().splitlines()
-                    channel.end = f"the agent {how(event.exit)}{': ' + tail[-1] if tail else ''}"
-                    channel.lines.close()
+                    channel.over(f"the agent {how(event.exit)}{': ' + tail[-1] if tail else ''}")

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from ipaddress import ip_address
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -41,6 +42,7 @@ from probe.cluster.protocol import (
     Tock,
     Torch,
 )
+from probe.config import shown
 
 MOST_NOISE = 200
 """Lines that a login shell's start-up files may print before the agent's first."""
@@ -105,6 +107,8 @@ class Member:
             raise NotReached("agent_failed", f"the agent does not speak this protocol: {error}") from None
         if not isinstance(message, HelloBack):
             raise NotReached("agent_failed", "the agent did not say what it is")
+        if not _is_an_address(message.facts.address):
+            raise NotReached("agent_failed", f"the agent says that its address is {shown(message.facts.address)}")
         self.facts = message.facts
 
     async def _first_line(self) -> Ready:
@@ -188,6 +192,13 @@ class Member:
     def _tell(self, job: Job, message: AnyMessage | None) -> None:
         with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.WouldBlock):
             job.send_nowait((self, message))  # else nobody waits for it any more
+
+
+def _is_an_address(text: str) -> bool:
+    """Or empty, where it has none: other hosts are told to connect there, and refuse what is neither."""
+    with suppress(ValueError):
+        return not text or bool(ip_address(text))
+    return False
 
 
 def _ending(message: Ended) -> str:

@@ -8,7 +8,8 @@
     ...        what a `Muster` is for: `gate.Gate`, or the bench across hosts
     stop       every agent told to leave, and heard out, however the rest ended
 
-All that is learned goes into the ledger at once, so that whoever must report early has it.
+All that is learned goes into the ledger at once, so that whoever must report early has it. Over 300 lines because the
+phases share one budget: who is cut off where, and what that says of a host, stands beside how it is reached.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +26,7 @@ from probe.cluster.ledger import Ledger, Problem
 from probe.cluster.member import Member
 from probe.cluster.model import HostState
 from probe.cluster.node import judge as judge_node
-from probe.cluster.protocol import TICK_S, Node, NodeReport, Stop, Warm
+from probe.cluster.protocol import TICK_S, AnyMessage, Ended, Node, NodeReport, Stop, Warm
 from probe.cluster.worlds import Pace, Stream
 
 REACH_SHARE = 0.35
@@ -35,6 +36,8 @@ NODE_S = 60.0
 """The node profile's own budget."""
 GREET_S = 15.0
 """From the start of the agent's interpreter to its first line: 60 ms here, seconds from a cold network disk."""
+NO_AGENT = {"other_version": HostState.SKEWED, "slurm_ended": HostState.UNDETERMINED}
+"""By the launcher's reason, hosts without an agent that are not unreachable; the latter's step ended with others'."""
 STOP_S = 3.0
 """For agents to kill and reap what they started (2 s at most) and to say so."""
 LEFT_FOR_STOP_S = 0.5
@@ -74,6 +77,8 @@ class Muster(ABC):
         self.budget = budget
         self.ledger = ledger
         self._jobs = count(1)  # 0 is the importer's
+        self._tried_at: dict[str, float] = {}
+        """By host: when its turn to be reached came."""
 
     def _left_s(self) -> float:
         """Until agents must be stopped, so that nothing is left anywhere when the budget is over."""
@@ -99,17 +104,19 @@ class Muster(ABC):
     async def _reach(self, tasks: TaskGroup) -> None:
         limiter = anyio.CapacityLimiter(max(1, self.settings.concurrency))
         self.ledger.now_testing(f"reaching {len(self.settings.hosts)} hosts")
-        with anyio.move_on_after(REACH_SHARE * self.budget.budget_s):
+        share_s = REACH_SHARE * self.budget.budget_s
+        with anyio.move_on_after(share_s):
             async with anyio.create_task_group() as reaching:
                 for index, host in enumerate(self.settings.hosts):
                     reaching.start_soon(self._reach_one, index, host, limiter, tasks)
         for host in self.settings.hosts:
-            if host.name not in self.ledger.members:
-                self._not_reached(host, NotReached("unreachable", "it gave no answer in time"))
+            if host.name not in self.ledger.members and host.name not in self.ledger.out:
+                self._cut_short(host, share_s)
 
     async def _reach_one(self, index: int, host: Host, limiter: anyio.CapacityLimiter, tasks: TaskGroup) -> None:
         try:
             async with limiter:
+                self._tried_at[host.name] = anyio.current_time()
                 member = Member(index, host, await self.launcher.open(host))
                 await self._greet(member)
         except NotReached as reason:
@@ -141,8 +148,17 @@ class Muster(ABC):
                     await member.channel.close()
 
     def _not_reached(self, host: Host, reason: NotReached) -> None:
-        state = HostState.SKEWED if reason.reason == "other_version" else HostState.UNREACHABLE
+        state = NO_AGENT.get(reason.reason, HostState.UNREACHABLE)
         self.ledger.leave_out(host.name, Problem(state, "gate.reach", reason.summary, {"reason": reason.reason}))
+
+    def _cut_short(self, host: Host, share_s: float) -> None:
+        """The time for reaching hosts was over before this one's own limit was: that says nothing of it."""
+        tried_at = self._tried_at.get(host.name)
+        if tried_at is None:
+            words, reason = f"not tried within {share_s:.1f} s ({self.settings.concurrency} at a time)", "not_tried"
+        else:
+            words, reason = f"gave no answer in the {anyio.current_time() - tried_at:.1f} s that it had", "cut_short"
+        self.ledger.leave_out(host.name, Problem(HostState.UNDETERMINED, "gate.reach", words, {"reason": reason}))
 
     async def _tick(self, member: Member) -> None:
         while not member.gone.is_set():
@@ -184,15 +200,16 @@ class Muster(ABC):
     async def _check(self, member: Member, budget_s: float) -> None:
         with Stream(next(self._jobs), [member]) as stream:
             await member.send(Node(job=stream.job, budget_s=budget_s))
-            while True:
+            message: AnyMessage | None = None
+            while not isinstance(message, NodeReport | Ended):
                 _, message = await stream.receive.receive()
                 if message is None:
                     return
-                if isinstance(message, NodeReport):
-                    break
-        found = self.ledger.nodes[member.name] = judge_node(message.report, message.text, budget_s=budget_s)
+        # the report comes before the end: without one it could not even be started
+        report = message.report if isinstance(message, NodeReport) else None
+        found = self.ledger.nodes[member.name] = judge_node(report, message.text, budget_s=budget_s)
         if found.state is not HostState.READY:
-            data = {"reason": "busy" if found.state is HostState.BUSY else "node"}
+            data = {"reason": found.reason}
             problem = Problem(found.state, "gate.node", found.summary, data, found.code, found.remedy, found.who)
             self.ledger.leave_out(member.name, problem)
         for code, summary, remedy, who in found.warnings:
@@ -251,7 +268,8 @@ class Muster(ABC):
         for names in seen.values():
             if len(names) > 1 and not warned & set(names):
                 words = f"{fold(names)} are one machine (the same boot and network namespace)"
-                self.ledger.warn(names[0], Problem(HostState.READY, "gate.reach", words, {"reason": "same_machine"}))
+                problem = Problem(HostState.READY, "gate.reach", words, {"reason": "same_machine"}, names_hosts=True)
+                self.ledger.warn(names[0], problem)
 
     def _pace(self) -> Pace:
         stall_s = STALLS_S[self.ledger.backend] + STALL_PER_HOST_S * len(self.ledger.taking_part)

@@ -17,6 +17,8 @@ from probe.model import Outcome, Report, Status
 COMPUTE = ("torch.tensor", "cuda.kernel")
 ENOUGH_S = 20.0
 """A cold import of torch took 20 s from a network disk; with less than that a timeout says little of the host."""
+LITTLE_S = 5.0
+"""On a busy host the interpreter alone takes a second or two: with less than this no report at all says little too."""
 COMPUTED = ("torch.tensor", Status.PASS)
 BUSY = ("busy (", "not known whether busy", "another probe is testing")
 
@@ -24,6 +26,8 @@ BUSY = ("busy (", "not known whether busy", "another probe is testing")
 class NodeFinding(Struct, frozen=True):
     state: HostState
     summary: str = ""
+    reason: str = "node"
+    """The catalogue's word for what keeps it out."""
     code: str = ""
     """Of the fault that the host's own report names first; empty: the gate's own words."""
     remedy: str = ""
@@ -45,17 +49,25 @@ def judge(found: Mapping[str, Any] | None, text: str, *, budget_s: float = 60.0)
     `budget_s` is what the check was given: where that was little, whoever did not answer in time is not blamed.
     """
     if found is None:
-        last = text.strip().rpartition("\n")[2]
-        return NodeFinding(HostState.UNDETERMINED, f"its own check gave no report{': ' + last if last else ''}")
+        return _no_report(text.strip().rpartition("\n")[2], budget_s)
     try:
         report = msgspec.convert({"notes": (), **found}, Report, strict=False)
-    except msgspec.ValidationError as error:
-        words = str(found.get("message", error))
-        return NodeFinding(HostState.UNDETERMINED, f"its own check gave no report: {words}"[:300])
-    return _read(report, hurried=budget_s < ENOUGH_S)
+        return _read(report, budget_s)
+    except (TypeError, ValueError) as error:  # a ValidationError, or a number in it that is none
+        return _no_report(str(found.get("message", error)), budget_s)
 
 
-def _read(report: Report, *, hurried: bool) -> NodeFinding:
+def _no_report(words: str, budget_s: float) -> NodeFinding:
+    summary = f"its own check gave no report{': ' + words if words else ''}"[:300]
+    return NodeFinding(HostState.UNDETERMINED, *(_hurried(summary, budget_s) if budget_s < LITTLE_S else (summary,)))
+
+
+def _hurried(summary: str, budget_s: float) -> tuple[str, str]:
+    """Summary and reason, where the little time that it had is what is wrong."""
+    return f"its own check had only {budget_s:.1f} s: {summary.removeprefix('its own check ')}", "node_hurried"
+
+
+def _read(report: Report, budget_s: float) -> NodeFinding:
     checks = {outcome.id: outcome for outcome in report.checks if outcome.status in (Status.PASS, Status.WARN)}
     passed = {outcome.target for outcome in report.checks if (outcome.id, outcome.status) == COMPUTED}
     tested = {target for target in passed if target.startswith("gpu:")}
@@ -70,12 +82,15 @@ def _read(report: Report, *, hurried: bool) -> NodeFinding:
     }
     causes = tuple((cause.code, cause.summary, cause.remedy, cause.who.value) for cause in report.causes)
     if report.verdict in ("unhealthy", "undetermined"):
-        late = hurried and _first_status(report) is Status.TIMEOUT
-        state = HostState.BAD if report.verdict == "unhealthy" and not late else HostState.UNDETERMINED
         code, summary, remedy, who = causes[0] if causes else ("", f"its own check says {report.verdict}", "", "")
-        return NodeFinding(state, summary, code, remedy, who, causes[1:], **known)  # type: ignore[arg-type]
+        if budget_s < ENOUGH_S and _first_status(report) is Status.TIMEOUT:
+            hurried = _hurried(summary, budget_s)
+            return NodeFinding(HostState.UNDETERMINED, *hurried, warnings=causes[1:], **known)  # type: ignore[arg-type]
+        state = HostState.BAD if report.verdict == "unhealthy" else HostState.UNDETERMINED
+        said = {"code": code, "remedy": remedy, "who": who}
+        return NodeFinding(state, summary, warnings=causes[1:], **said, **known)  # type: ignore[arg-type]
     if busy := [outcome for outcome in report.checks if _busy(outcome)]:
-        return NodeFinding(HostState.BUSY, _where(busy), warnings=causes, **known)  # type: ignore[arg-type]
+        return NodeFinding(HostState.BUSY, _where(busy), "busy", warnings=causes, **known)  # type: ignore[arg-type]
     return NodeFinding(HostState.READY, warnings=causes, **known)  # type: ignore[arg-type]
 
 

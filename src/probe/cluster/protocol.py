@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from probe.cluster import records
 from probe.model import Record
 
 MAX_LINE_BYTES = 1 << 20
@@ -292,6 +293,8 @@ def decode(line: bytes) -> AnyMessage:
         raise ProtocolError(f"a line of {len(line)} bytes")
     try:
         message: AnyMessage = _DECODER.decode(line)
+        if isinstance(message, Heard):
+            records.check(message.record)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(str(error)) from None
     return message

@@ -34,7 +34,7 @@ from msgspec import Struct
 
 from probe.cluster import srun
 from probe.cluster.hosts import Host, from_names
-from probe.cluster.launch import Channel, Closed, NotReached
+from probe.cluster.launch import FLOOD, Channel, Closed, NotReached
 from probe.cluster.protocol import ProtocolError, Ready, Stop, decode, encode
 from probe.config import UsageError, shown
 from probe.worker.parent import MAX_REPLY_BYTES, Children, End, Line, Process
@@ -58,7 +58,6 @@ FULL_S = 0.01
 LEAVE_S = 1.0
 MOST_WAITING = 100_000
 MOST_OWN_WORDS = 5
-FLOOD = "it sent more than any agent has to say"
 
 
 class Slurm(Struct, frozen=True):
@@ -301,7 +300,7 @@ class SlurmLauncher:
             step.give_up()
         else:
             words = f"its step was ended {MOST_LAUNCHES} times, each time because of other nodes"
-            self._not_reached |= {name: NotReached("slurm_launch", words) for name in rest}
+            self._not_reached |= {name: NotReached("slurm_ended", words) for name in rest}
         self._launched.set()
 
     async def _that_slurm_has(self) -> list[str]:

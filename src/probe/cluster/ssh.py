@@ -330,12 +330,17 @@ class SshLauncher:
 
     async def open(self, host: Host) -> Channel:
         connection = await self._connect(host)
+        process = None
         try:
             with anyio.fail_after(LOGIN_S):
                 process = await connection.create_process(command(self._ssh.python, host), encoding=None)
+        except TimeoutError:
+            raise NotReached("ssh", f"no command was started there within {LOGIN_S:.0f} s") from None
         except (asyncssh.Error, OSError) as error:
-            connection.abort()
             raise NotReached("ssh", f"no command can be started there: {_said(error)}") from None
+        finally:
+            if process is None:  # also where nobody waits for it any more
+                connection.abort()
         return SshChannel(connection, process)
 
     async def _connect(self, host: Host) -> asyncssh.SSHClientConnection:

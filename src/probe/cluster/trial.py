@@ -31,6 +31,7 @@ OWN_LIMIT = LIMIT.decode()
 """A rank that ended itself at its limit may have waited for any other."""
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGKILL}
 """A rank that ends so was ended on its own host. Not SIGABRT: NCCL's watchdog aborts ranks whose peer is gone."""
+SIGNALLED = re.compile(r"local rank .* -(\d{1,2})")
 NCCL_ERROR = re.compile(r"\b(?P<kind>nccl[A-Z]\w+):.*Last error:\s*(?P<last>\S.*)", re.DOTALL)
 
 
@@ -90,6 +91,8 @@ class Trial(Struct):
     """Who could not reach which rendezvous, in words."""
     no_rendezvous: list[str] = field(default_factory=list)
     """Hosts that most others could not reach as the rendezvous."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Where none that was tried as the rendezvous could have the port: their names, and what the system said."""
     rendezvous: str = ""
     """The host that was it."""
 
@@ -147,6 +150,7 @@ def _record(trial: Trial, member: Member, host: HostHeard, record: Record) -> No
 
 
 def _of_rank(rank: RankHeard, record: Record) -> None:
+    """Take in what it said; `protocol.decode` has seen that what is needed is there."""
     data = record.data
     match record.key:
         case "step":
@@ -196,9 +200,9 @@ def _torchrun_ended(trial: Trial, member: Member, host: HostHeard, record: Recor
 
 def _crashed_under_torchrun(trial: Trial, member: Member, text: str) -> None:
     """The end of a worker is told by its exit code: a negative one is a signal."""
-    code = int(text.rpartition(" ")[2]) if text.startswith("local rank") else 0
-    if code < 0 and -code in CRASHES:
-        _against(trial, member, *_crash(-code))
+    found = SIGNALLED.fullmatch(text)
+    if found and int(found[1]) in CRASHES:
+        _against(trial, member, *_crash(int(found[1])))
 
 
 def _crash(number: int) -> tuple[str, str]:

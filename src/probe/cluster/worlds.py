@@ -7,10 +7,13 @@
     measure  the same with the bench's program: `Trial` holds its results as they come
         -> every record, end and loss into a Trial, until all are done, one failed, or nothing comes any more
 
-No wait here has no bound: a group in which nothing moves for `Pace.stall_s` is cancelled, and heard out.
+No wait here has no bound: a group in which nothing moves for `Pace.stall_s` is cancelled, and heard out. Over 300 lines
+because a world, a round and a measurement are started differently, and heard out by the same code.
 """
 
+import errno
 import math
+import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +38,8 @@ REACH_S = 3.0
 """To connect to the rendezvous: two lost SYNs and their answer (RFC 6298: retried after 1 s, then 2 s)."""
 CANDIDATES = 2
 """How many hosts are tried as the rendezvous before a world is given up."""
+NOT_TO_BE_HAD = (os.strerror(errno.EADDRINUSE), os.strerror(errno.EACCES))
+"""What an agent says of a port that is somebody else's, or one that not everybody may have."""
 TIMES_THE_SLOWEST = 5.0
 LATER = 2.0
 """The backend's own limit is later than ours: a hung group is looked at while all of it still hangs, because the first
@@ -201,14 +206,19 @@ class Tester:
         trial = Trial(members, self._shape.nproc, processes=1)
         avoided = set(avoid)
         candidates = [member for member in members if member not in avoided] or list(members)
-        for host in candidates[:CANDIDATES]:
+        refused: dict[str, str] = {}
+        for tried, host in enumerate(candidates[:CANDIDATES], start=1):
             with Stream(next(self._jobs), members) as stream:
                 port, words, reached = await self._rendezvous(stream, host, members)
+                if not port and words[0].endswith(NOT_TO_BE_HAD):
+                    refused[host.name] = words[0].rpartition(": ")[2]
                 if port and reached == len(members) - 1:
                     trial.rendezvous = host.name
                     await self._torchrun(trial, stream, host, port)
                     return trial
+                await _all([(host, Cancel(job=stream.job))])  # its port is free again: the next group may want it
             trial.unreached += words
+            trial.refused = refused if len(refused) == tried else {}
             if port and reached * 2 >= len(members) - 1:
                 break  # most of the others reach it: who does not is the question, and no other host answers it
             trial.no_rendezvous.append(host.name)

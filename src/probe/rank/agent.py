@@ -304,36 +304,36 @@ class Agent:
 
     def _listen(self, command: "dict[str, Any]") -> None:
         """Hold a port of the rendezvous until the world starts: who can reach it is known before torchrun waits."""
-        family = socket.AF_INET6 if ":" in command["address"] else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        began = time.monotonic()
         try:
-            listener.bind((command["address"], command["port"]))
-            listener.listen(BACKLOG)
+            listener = _listening(command["address"], command["port"])
         except OSError as error:
-            listener.close()
-            self.say("reached", job=command["job"], port=0, text=error.strerror or str(error), elapsed_s=0.0)
+            self._reached(command["job"], 0, error.strerror or str(error), began)
             return
         self.listeners[command["job"]] = listener
-        self.say("reached", job=command["job"], port=listener.getsockname()[1], text="", elapsed_s=0.0)
+        self._reached(command["job"], listener.getsockname()[1], "", began)
 
     def _connect(self, command: "dict[str, Any]") -> None:
-        family = socket.AF_INET6 if ":" in command["address"] else socket.AF_INET
-        connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        connection.connect_ex((command["address"], command["port"]))
+        """Begin to connect; one that fails at once, for want of a route, says so like one that fails later."""
         began = time.monotonic()
+        try:
+            connection = _connecting(command["address"], command["port"])
+        except OSError as error:
+            self._reached(command["job"], 0, error.strerror or str(error), began)
+            return
         self.connecting[connection.fileno()] = (command["job"], connection, began + command["timeout_s"], began)
 
     def _connected(self, fd: int, ready: bool) -> None:
         job, connection, until, began = self.connecting[fd]
         if not ready and time.monotonic() < until:
             return
-        code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if ready else errno.ETIMEDOUT
-        port = 0 if code else connection.getpeername()[1]
+        port, text = _peer(connection) if ready else (0, os.strerror(errno.ETIMEDOUT))
         del self.connecting[fd]
         connection.close()
-        elapsed_s = round(time.monotonic() - began, 6)
-        self.say("reached", job=job, port=port, text=os.strerror(code) if code else "", elapsed_s=elapsed_s)
+        self._reached(job, port, text, began)
+
+    def _reached(self, job: int, port: int, text: str, began: float) -> None:
+        self.say("reached", job=job, port=port, text=text, elapsed_s=round(time.monotonic() - began, 6))
 
     def _world(self, command: "dict[str, Any]") -> None:
         job = {
@@ -382,6 +382,8 @@ class Agent:
 
     def _cancel(self, command: "dict[str, Any]") -> None:
         self.limits.pop(command["job"], None)
+        if (listener := self.listeners.pop(command["job"], None)) is not None:
+            listener.close()
         for process, (job, name) in self.jobs.items():
             if job == command["job"] and name != "importer":
                 for pid in [process.pid, *_children_of(process.pid)] if process.pid else []:
@@ -477,6 +479,49 @@ def _interface_of(address: str) -> str:
     if address.startswith("127."):
         return "lo"
     return next((found["name"] for found in facts.network() if found["address"] == address), "")
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises OSError, also where this kernel has no such addresses at all."""
+    listener = socket.socket(_family(address), socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _connecting(address: str, port: int) -> socket.socket:
+    """A socket that is on its way there, or there already. Raises OSError for what fails at once.
+
+    After that `SO_ERROR` is 0, as if it were connected: the kernel says such an error once, to whoever connects.
+    """
+    connection = socket.socket(_family(address), socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        code = connection.connect_ex((address, port))
+    except OSError:  # an interface in the address (fe80::1%eth0) that is not here
+        connection.close()
+        raise
+    if code not in (0, errno.EINPROGRESS):
+        connection.close()
+        raise OSError(code, os.strerror(code))
+    return connection
+
+
+def _peer(connection: socket.socket) -> "tuple[int, str]":
+    """The port that a connection has reached; 0 and why, where it has not."""
+    code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    try:
+        return (0, os.strerror(code)) if code else (connection.getpeername()[1], "")
+    except OSError as error:  # it was there, and is gone again
+        return 0, error.strerror or str(error)
 
 
 def _endpoint(address: str, port: int) -> str:
