@@ -95,7 +95,7 @@ def test_the_page_has_the_curves_and_the_hosts(whole: tuple[Ran, Path]) -> None:
 
 
 def test_a_run_is_compared_with_one_of_the_same_hosts(probe: Command, whole: tuple[Ran, Path]) -> None:
-    """Its own figures a thousandfold: every case that is judged became slower."""
+    """Its own figures a thousandfold. Each case is of one pass, of which nobody knows the next: that is said."""
     path = Path(shutil.copy(whole[1] / "a.save", probe.state.parent))
     found = json.loads(path.read_bytes())
     for one in found["results"]:
@@ -103,8 +103,8 @@ def test_a_run_is_compared_with_one_of_the_same_hosts(probe: Command, whole: tup
         one["blocks"] = [one["median"]] * len(one["blocks"])
     path.write_text(json.dumps(found))
     ran = local(probe, "--device", "cpu", "--compare", str(path), time="20s")
-    assert ran.code == 1, ran
-    assert "regression: collective all_reduce" in ran.out
+    assert ran.code == 3, ran
+    assert "nothing could be compared" in ran.out
 
 
 def test_a_baseline_of_other_hosts_is_refused_before_any_is_reached(probe: Command, whole: tuple[Ran, Path]) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -148,13 +149,19 @@ def test_a_clean_hostfile_that_is_a_pipe_stays_one(probe: Command, tmp_path: Pat
     assert pipe.is_fifo()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("column", "code"), [("shell", 3), ("slurm", 3), ("k8s", 1)])
-def test_a_clean_hostfile_that_cannot_be_written_is_no_success(probe: Command, column: str, code: int) -> None:
-    """Whoever goes on with `&&` would take an old one, or none."""
-    argv = ("--exit-codes", column, "--format", "json", "--clean-hostfile", "/dev/full")
+def test_a_clean_hostfile_that_cannot_be_written_is_no_success(
+    probe: Command, tmp_path: Path, column: str, code: int
+) -> None:
+    """Whoever goes on with `&&` would take an old one, or none. A node of our own: a defect would replace it."""
+    full = tmp_path / "full"
+    os.mknod(full, stat.S_IFCHR | 0o666, Path("/dev/full").stat().st_rdev)
+    argv = ("--exit-codes", column, "--format", "json", "--clean-hostfile", str(full))
     ran = probe("gate", "--local", "1", "--until", "reach", *argv)
     assert (code, code, "ready") == (ran.code, json.loads(ran.out)["exit_code"], json.loads(ran.out)["verdict"])
-    assert "--clean-hostfile: /dev/full was not written" in ran.err
+    assert f"--clean-hostfile: {full} was not written" in ran.err
+    assert full.is_char_device()
 
 
 def test_an_older_clean_hostfile_stays_and_is_said_to_be_older(probe: Command, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_batch_script_s_own_settings_for_its_steps_do_not_reach_the_gate_s(gat
         "SLURM_CPUS_PER_TASK": "2",
     }
     exports = "".join(f"export {name}={value}\n" for name, value in settings.items())
-    command = " ".join((*ARGV, "gate", "--slurm", "--skip-node", "--format", "json"))
+    command = shlex.join((*ARGV, "gate", "--slurm", "--skip-node", "--format", "json"))
     ran = gate.batch(f"srun --overlap sleep 60 &\n{exports}{command}\ncode=$?\nkill %1\nexit $code\n", tmp_path)
     found = json.loads(ran.out)
     assert (0, "ready", list(NODES)) == (ran.code, found["verdict"], found["clean_hosts"])
@@ -169,7 +169,7 @@ def test_nothing_is_left_on_any_node_when_the_controller_is_ended(gate: Gate, la
 
 def test_a_node_that_slurm_has_given_up_is_named_with_slurm_s_reason(gate: Gate, lab: Slurm, tmp_path: Path) -> None:
     """A step that names it would wait for it for ever."""
-    command = " ".join((*ARGV, "gate", "--slurm", "--skip-node", "--format", "json"))
+    command = shlex.join((*ARGV, "gate", "--slurm", "--skip-node", "--format", "json"))
     ran = gate.batch(f'scontrol update NodeName=n2 State=DOWN Reason="it burns"\n{command}\n', tmp_path)
     found = json.loads(ran.out)
     assert (1, "ready_without", ["n1", "n3"]) == (ran.code, found["verdict"], found["clean_hosts"])
@@ -185,7 +185,7 @@ def test_a_node_whose_slurmd_is_gone_is_named_and_the_others_are_started_again(
     gate: Gate, lab: Slurm, tmp_path: Path
 ) -> None:
     """With one node that it gives up srun ends the whole step: the gate's second is without that node."""
-    command = " ".join((*ARGV, "gate", "--slurm", "--skip-node", "--format", "json"))
+    command = shlex.join((*ARGV, "gate", "--slurm", "--skip-node", "--format", "json"))
     ran = gate.batch(f"kill -9 {lab.pid('n2')}\n{command}\n", tmp_path)
     found = json.loads(ran.out)
     assert (1, "ready_without", ["n1", "n3"]) == (ran.code, found["verdict"], found["clean_hosts"])
@@ -275,7 +275,7 @@ def test_labels_are_padded_and_there_with_every_number_of_tasks(gate: Gate, tmp_
 
 def test_a_draining_node_takes_part(gate: Gate, tmp_path: Path) -> None:
     """The allocation has it, and Slurm starts steps there."""
-    command = " ".join((*ARGV, "gate", "--slurm", "--skip-node", "--format", "json"))
+    command = shlex.join((*ARGV, "gate", "--slurm", "--skip-node", "--format", "json"))
     ran = gate.batch(f'scontrol update NodeName=n2 State=DRAIN Reason="soon"\n{command}\n', tmp_path)
     assert (0, list(NODES)) == (ran.code, json.loads(ran.out)["clean_hosts"])
 
