@@ -16,6 +16,8 @@ from tests.system.command import ARGV, BOUND_S, LATE_S, Command, Ran, ends, fake
 
 BUDGET_S = 3.0
 BUDGET = ("--budget", f"{BUDGET_S:g}s")
+WITH_TORCH_S = 6.0
+"""Where torch must be there in time: its import takes 2.2 s of a slower core, and the children have 2.2 of 3 s."""
 EARLY_S = 1.0
 """Nothing that hangs is given up earlier than this before the budget."""
 ENDS_S = 2.0
@@ -68,8 +70,8 @@ def test_an_open_that_never_returns(probe: Command, fakes: Path) -> None:
 def test_a_mount_that_never_answers(probe: Command) -> None:
     """``/dev/shm`` does not answer: device.shm is timeout, an advisory one, and everything else is answered."""
     with hung_mount(Path("/dev/shm")) as entering:
-        ran = probe.run([*entering, *probe.check_argv("--format", "json", *BUDGET)])
-    ended_in_time(ran)
+        ran = probe.run([*entering, *probe.check_argv("--format", "json", "--budget", f"{WITH_TORCH_S:g}s")])
+    ended_in_time(ran, WITH_TORCH_S)
     assert (ran.code, ran.report["verdict"]) == (0, "degraded")
     assert first_problem(ran) == "device.shm"
     assert ran.status("device.shm") == "timeout"
