@@ -17,11 +17,11 @@ exec "$@"
 
 
 def test_a_shell_that_sleeps_and_then_execs_probe_leaves_it_its_whole_budget(probe: Command) -> None:
-    """Exec keeps the time of the fork: an age of 3 s is not believed, and all rungs run within a budget of 3 s."""
-    argv = ["sh", "-c", 'sleep 3; exec "$@"', "sh", *probe.check_argv("--format", "json", "--budget", "3s")]
+    """Exec keeps the time of the fork: an age of 6 s is not believed, and all rungs run within a budget of 6 s."""
+    argv = ["sh", "-c", 'sleep 6; exec "$@"', "sh", *probe.check_argv("--format", "json", "--budget", "6s")]
     ran = probe.run(argv)
     assert (ran.code, ran.status("torch.tensor")) == (0, "pass")
-    assert ran.report["elapsed_s"] < 3
+    assert ran.report["elapsed_s"] < 6
 
 
 @pytest.fixture
