@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from probe.measure.model import SCHEMA
-from tests.system.command import ARGV, LATE_S, Command, Ran, finish, validator
+from tests.system.command import ARGV, BOUND_S, LATE_S, Command, Ran, finish, validator
 from tests.system.lab import FAULTY, LEFT_S, Lab, LabHost, needed, wait_for
 
 OPS = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"}
@@ -41,7 +41,8 @@ def outcome(found: dict[str, Any]) -> tuple[str, str]:
 
 def local(probe: Command, *args: str, count: int = 2, time: str = "30s") -> Ran:
     words = [*ARGV, "bench", "--local", str(count), "--time", time, "--state", str(probe.state), *args]
-    return probe.run(words)
+    with probe.started(words) as process:
+        return finish(process, 3 * BOUND_S)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,8 @@ def test_one_rank_is_no_collective_and_no_failure(probe: Command, tmp_path: Path
 
 
 def test_several_processes_on_each_host_are_a_rank_each(probe: Command, tmp_path: Path) -> None:
-    ran = local(probe, "--device", "cpu:2", "--json", str(tmp_path / "a.json"))
+    """Four ranks on two cores: with half the time the last of the large cases was seen not to end in it."""
+    ran = local(probe, "--device", "cpu:2", "--json", str(tmp_path / "a.json"), time="60s")
     found = result(tmp_path / "a.json")
     assert (0, [2, 2]) == (ran.code, [host["ranks"] for host in found["provenance"]["hosts"]]), ran
     assert {4} == {one["data"]["ranks"] for one in found["results"]}
