@@ -30,6 +30,11 @@ method, matmul, memory, collective, host, peer = map(load, ("method", "matmul", 
 CPU = method.Device("cpu")
 
 
+def part(seconds: float) -> Any:
+    """Of a share that is one case's alone."""
+    return method.Clock(seconds).part(1)
+
+
 class Listener:
     def __init__(self) -> None:
         self.said: list[dict[str, Any]] = []
@@ -83,7 +88,7 @@ def timed_with(monkeypatch: pytest.MonkeyPatch, mm: Callable[..., Any]) -> dict[
     listener = Listener()
     monkeypatch.setattr(method, "sets_beyond_cache", lambda device, size: 4)
     monkeypatch.setattr(torch, "mm", mm)
-    matmul.one(listener, "", method, CPU, KINDS[-1], 64, 10.0)
+    matmul.one(listener, "", method, CPU, KINDS[-1], 64, part(10.0))
     (result,) = listener.of("result")
     assert result["data"]["buffers"] == 4
     return dict(result)
@@ -143,6 +148,21 @@ def test_a_product_that_would_take_seconds_is_left_out_by_what_the_smaller_took(
     assert not matmul.too_slow(None, 1024, 0.5)
 
 
+def test_a_product_slower_than_its_smaller_ones_promised_costs_two_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share holds its five samples, not what is around them."""
+    clock = Ticking(monkeypatch)
+    made: list[int] = []
+
+    def slow(*_: Any, **__: Any) -> None:
+        made.append(1)
+        clock.now += 1.0
+
+    monkeypatch.setattr(torch, "mm", slow)
+    with pytest.raises(method.NoTime):
+        matmul.one(Listener(), "", method, CPU, KINDS[-1], 64, method.Part(10.0, clock.now + 10.5))
+    assert len(made) == 2
+
+
 # ---- copies ----------------------------------------------------------------------------------------------------------
 
 
@@ -166,7 +186,7 @@ def test_no_two_repetitions_are_alike_and_none_is_zero() -> None:
 def test_a_copy_that_does_nothing_is_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = Listener()
     monkeypatch.setattr(torch.Tensor, "copy_", lambda self, other, **options: self)
-    memory.one(listener, "", method, CPU, method.Words(1), "copy", 1 << 20, 0.5)
+    memory.one(listener, "", method, CPU, method.Words(1), "copy", 1 << 20, part(0.5))
     (result,) = listener.of("result")
     assert result["verified"] is False
     assert result["text"].endswith("words differ")
@@ -362,12 +382,26 @@ def test_a_case_that_does_not_fit_its_part_is_no_time() -> None:
         torch.randn(600, 600).inverse()
 
     with pytest.raises(method.NoTime):
-        method.seconds_of(slow, CPU, 1e-6)
+        method.seconds_of(slow, CPU, part(1e-6))
+
+
+def test_patience_is_no_longer_than_what_is_left_of_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of others have made room, but only where there is some."""
+    clock = Ticking(monkeypatch)
+
+    def call(_: int) -> None:
+        clock.now += 0.1
+
+    started = clock.now
+    assert len(method.seconds_of(call, CPU, method.Part(0.2, clock.now + 10.0))) == method.FEWEST
+    clock.now = started
+    with pytest.raises(method.NoTime):
+        method.seconds_of(call, CPU, method.Part(0.2, clock.now + 0.6))
 
 
 def test_samples_are_whole_and_as_many_as_fit() -> None:
     buffer = torch.zeros(1000)
-    seconds = method.seconds_of(lambda at: buffer.add_(1), CPU, 0.1, lead_s=0.01)
+    seconds = method.seconds_of(lambda at: buffer.add_(1), CPU, part(0.1), lead_s=0.01)
     assert method.FEWEST <= len(seconds) <= method.MOST
     assert all(0 < one < 0.1 for one in seconds)
 
@@ -381,7 +415,7 @@ def test_every_buffer_has_its_turn_in_the_least_of_time(monkeypatch: pytest.Monk
         seen.add(at % 300)
         clock.now += 0.001
 
-    method.seconds_of(call, CPU, 0.01, turns=300)
+    method.seconds_of(call, CPU, method.Part(0.01, clock.now + 10.0), turns=300)
     assert seen == set(range(300))
 
 
@@ -410,10 +444,10 @@ def in_turn(monkeypatch: pytest.MonkeyPatch, share_s: float, **takes_s: float) -
     """Which case was tried in which pass, with so much time for all and cases that take so long."""
     clock, listener, order = Ticking(monkeypatch), Listener(), list[str]()
 
-    def case(name: str, seconds: float) -> Callable[[float, int], None]:
-        def measure(part_s: float, number: int) -> None:
+    def case(name: str, seconds: float) -> Callable[[Any, int], None]:
+        def measure(part: Any, number: int) -> None:
             order.append(f"{name}{number}")
-            if seconds > part_s * method.PATIENCE:
+            if seconds > part.most_s():
                 raise method.NoTime
             clock.now += seconds
 
@@ -442,7 +476,7 @@ def test_a_case_without_time_is_left_out_once_and_not_tried_again(monkeypatch: p
 
 
 def test_a_defect_in_a_case_is_no_lack_of_memory() -> None:
-    def broken(part_s: float, number: int) -> None:
+    def broken(part: Any, number: int) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal"):

@@ -8,6 +8,7 @@ import pytest
 
 from probe import config
 from probe.checks import load as load_checks
+from probe.measure import shares
 from probe.measure.request import Request
 from probe.measure.session import Failed, NoTime, Session, argv_of_check
 from probe.model import Record
@@ -119,6 +120,18 @@ def test_whom_our_own_clock_ends_at_once_had_no_time_and_who_had_enough_failed()
         process = child(session, 0, "sleep 600")
         session.talk.end([process], 10.0)
         assert type(session._failure([process], fair_s)) is expected
+
+
+def test_whom_our_own_clock_ends_while_it_gets_on_had_no_time_and_who_fell_silent_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = of_two_gpus()
+    for grace_s, expected in ((60.0, NoTime), (0.0, Failed)):
+        monkeypatch.setattr(shares, "GRACE_S", grace_s)
+        process = child(session, 0, "sleep 600")
+        session.talk._take(process, session.talk.heard[process], b'{"key": "step", "text": "bf16 2048"}')
+        session.talk.end([process], 10.0)
+        assert type(session._failure([process], 0.0)) is expected
 
 
 def test_what_is_filed_is_no_longer_current() -> None:

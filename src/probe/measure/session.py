@@ -503,11 +503,15 @@ class Session:
     ) -> Failed:
         """What to raise for those that did not end as they should; of a group that waits for each other the first.
 
-        Whom our own clock ended within `fair_s` had no time; that is nobody's failure.
+        Whom our own clock ended within `fair_s`, or while it was still getting on, had no time: nobody's failure.
         """
         found = [(process, problem) for process in processes if (problem := self.talk.problem(process))]
         found.sort(key=lambda each: (each[0].killed, self.talk.heard[each[0]].ended_at))
-        cut = [problem.status is Status.TIMEOUT and self.talk.lived_s(process) < fair_s for process, problem in found]
+        cut = [
+            problem.status is Status.TIMEOUT
+            and (self.talk.lived_s(process) < fair_s or self.talk.was_getting_on(process, shares.GRACE_S))
+            for process, problem in found
+        ]
         words = [f"{self._places().get(process.target, '')}{problem.summary}" for process, problem in found]
         said = before + "; ".join(filter(None, [*(words[:1] if together else words), after]))
         return NoTime(said) if all(cut) and not after else Failed(said)

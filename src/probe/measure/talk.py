@@ -24,6 +24,8 @@ class Heard:
         self.records: list[Record] = []
         self.step = ""
         self.error = ""
+        self.moved_at = 0.0
+        """When it last said something, by `time.monotonic`; 0 if it never did."""
         self.exit: Exit | None = None
         self.ended_at = 0.0
 
@@ -73,6 +75,7 @@ class Talk:
             record = msgspec.json.decode(line, type=Record)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return  # a library printed on the reply pipe
+        heard.moved_at = time.monotonic()
         if record.key == "step":
             heard.step = record.text
         elif record.key == "error":
@@ -104,6 +107,11 @@ class Talk:
 
     def lived_s(self, process: Process) -> float:
         return (self.heard[process].ended_at or time.monotonic()) - process.started_at
+
+    def was_getting_on(self, process: Process, within_s: float) -> bool:
+        """Whether it said something so shortly before its end, or before now."""
+        heard = self.heard[process]
+        return heard.moved_at > 0 and (heard.ended_at or time.monotonic()) - heard.moved_at < within_s
 
     def problem(self, process: Process) -> Finding | None:
         """Why it did not end as it should, in the words of `probe check`; None if it did."""

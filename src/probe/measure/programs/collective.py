@@ -113,10 +113,10 @@ class Case:
         """Measure it, or leave it out; False: the share is used up, for this case and all that follow."""
         self._child.step(self.name)
         need = 4 * (self.op.sent(self.words, self._group.world) + self.op.received(self.words, self._group.world))
-        part_s = clock.part_s(cases_left)
+        part_s = clock.part(cases_left).seconds
         fits = need < self._device.free_bytes() / (1 if self._device.is_cuda else self._group.world)
         known = self._costs.get(self.op.name, FIRST_GUESS[self._device.kind])
-        holds = known * self.size * self._method.FEWEST < clock.left_s() / 2
+        holds = known * self.size * (self._method.FEWEST + AROUND) < clock.left_s() / 2
         choice = self.agree(OVER if not part_s else MEASURE if holds else NOT_THIS)
         if choice == OVER:
             return False

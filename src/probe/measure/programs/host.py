@@ -126,8 +126,8 @@ class Host:
         self._device, self._words, self._cpus = device, words, cpus
         self._held: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def case(self, way: Way) -> Callable[[float, int], None]:
-        return lambda part_s, number: self._measure(way, part_s, number)
+    def case(self, way: Way) -> Callable[[Any, int], None]:
+        return lambda part, number: self._measure(way, part, number)
 
     def _pinned(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """To send and to receive: of that pass alone, or an earlier one's where so much is held or there is no more."""
@@ -138,8 +138,8 @@ class Host:
             self._held.append((sent, received))
         return self._held[number % len(self._held)]
 
-    def _measure(self, way: Way, part_s: float, number: int) -> None:
-        if part_s <= 0:
+    def _measure(self, way: Way, part: Any, number: int) -> None:
+        if part.seconds <= 0:
             raise self._method.NoTime("nothing left")
         sent, received = self._pinned(number)
         there, back = (torch.full((WHOLE // 8,), -1, dtype=torch.int64, device=self._device.torch) for _ in range(2))
@@ -148,7 +148,7 @@ class Host:
         other = torch.cuda.Stream(self._device.number)
         calls, landed = directions(way, (sent, there), (back, received), other)
         streams = [other] if len(landed) > 1 else []
-        seconds = self._method.seconds_of(calls, self._device, part_s, turns=WHOLE // way.size, streams=streams)
+        seconds = self._method.seconds_of(calls, self._device, part, turns=WHOLE // way.size, streams=streams)
         self._say(way, seconds, landed)
 
     def _say(self, way: Way, seconds: Sequence[float], landed: Sequence[torch.Tensor]) -> None:

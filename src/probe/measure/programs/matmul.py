@@ -24,6 +24,8 @@ import torch
 SIZES = {"cuda": (8192, 4096, 2048, 1024), "cpu": (256, 512, 1024, 2048)}
 """On GPUs what matters most comes first: it is measured when time is short. On CPUs what is small, by which the time of
 the next is told."""
+AROUND = 5
+"""Products of a case beside its samples: two until it is known how long one takes, one that is kept, two of warm-up."""
 SAMPLED = 256
 ACCUMULATION = 4.0
 """Allowed error of the sum, in units of 2^-24 times the sum of magnitudes: blocked sums in fp32 stay below 1."""
@@ -56,11 +58,11 @@ def main(child: Any, job: dict[str, Any], method: Any) -> None:
     device = method.open_device(child, job, target)
     one_s: dict[str, tuple[int, float]] = {}
 
-    def case(kind: Kind, size: int) -> Callable[[float, int], None]:
-        def measure(part_s: float, _: int) -> None:
-            if too_slow(one_s.get(kind.name), size, part_s * method.PATIENCE / method.FEWEST):
+    def case(kind: Kind, size: int) -> Callable[[Any, int], None]:
+        def measure(part: Any, _: int) -> None:
+            if too_slow(one_s.get(kind.name), size, part.most_s() / (method.FEWEST + AROUND)):
                 raise method.NoTime("by what a smaller one took")
-            one_s[kind.name] = size, min(one(child, target, method, device, kind, size, part_s))
+            one_s[kind.name] = size, min(one(child, target, method, device, kind, size, part))
 
         return measure
 
@@ -79,8 +81,8 @@ def possible(kind: Kind, device: Any) -> bool:
     return kind.name != "tf32" or (device.is_cuda and torch.cuda.get_device_capability(device.number) >= (8, 0))
 
 
-def one(child: Any, target: str, method: Any, device: Any, kind: Kind, size: int, part_s: float) -> list[float]:
-    if part_s <= 0:
+def one(child: Any, target: str, method: Any, device: Any, kind: Kind, size: int, part: Any) -> list[float]:
+    if part.seconds <= 0:
         raise method.NoTime("nothing left")
     torch.backends.cuda.matmul.allow_tf32 = kind.name == "tf32"
     element = torch.finfo(kind.dtype).bits // 8
@@ -99,10 +101,13 @@ def one(child: Any, target: str, method: Any, device: Any, kind: Kind, size: int
     began = time.perf_counter()
     call(0)
     device.synchronize()
-    if (time.perf_counter() - began) * count >= part_s / 2:
+    one_s = time.perf_counter() - began
+    if one_s * (method.FEWEST + AROUND) > part.most_s():
+        raise method.NoTime("by what its first product took")
+    if one_s * count >= part.seconds / 2:
         del sets[1:], results[1:]  # a product slow enough to matter is not made by a cache
     before = befores(call, results, device)
-    seconds: list[float] = method.seconds_of(call, device, part_s, turns=len(sets))
+    seconds: list[float] = method.seconds_of(call, device, part, turns=len(sets))
     rows = max(1, SAMPLED // len(sets))
     each = (compare(*pair, *made, kind, rows) for pair, made in zip(sets, zip(results, before)))
     wrong = next(filter(None, each), "")

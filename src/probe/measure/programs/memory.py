@@ -22,10 +22,10 @@ def main(child: Any, job: dict[str, Any], method: Any) -> None:
     device = method.open_device(child, job, target)
     words = method.Words(seed=job["seed"])
 
-    def case(name: str, size: int) -> Callable[[float, int], None]:
-        def measure(part_s: float, _: int) -> None:
+    def case(name: str, size: int) -> Callable[[Any, int], None]:
+        def measure(part: Any, _: int) -> None:
             clock.begin(size)
-            clock.end(one(child, target, method, device, words, name, size, part_s))
+            clock.end(one(child, target, method, device, words, name, size, part))
 
         return measure
 
@@ -33,12 +33,12 @@ def main(child: Any, job: dict[str, Any], method: Any) -> None:
     method.in_turn(child, target, clock, {name: case(name, size) for name, size in named.items()})
 
 
-def one(child: Any, target: str, method: Any, device: Any, words: Any, case: str, size: int, part_s: float) -> float:
+def one(child: Any, target: str, method: Any, device: Any, words: Any, case: str, size: int, part: Any) -> float:
     """The seconds that sampling took, nearly."""
     count = method.sets_beyond_cache(device, 2 * size)
     if 2 * size * count > device.free_bytes():
         raise RuntimeError("out of memory")
-    if part_s <= 0:
+    if part.seconds <= 0:
         raise method.NoTime("nothing left")
     sources = [torch.empty(size // 8, dtype=torch.int64, device=device.torch) for _ in range(count)]
     copies = [torch.full_like(source, -1) for source in sources]
@@ -48,7 +48,7 @@ def one(child: Any, target: str, method: Any, device: Any, words: Any, case: str
     def call(at: int) -> None:
         copies[at % count].copy_(sources[at % count])
 
-    seconds: list[float] = method.seconds_of(call, device, part_s, turns=count)
+    seconds: list[float] = method.seconds_of(call, device, part, turns=count)
     wrong = sum(words.wrong(copy) for copy in copies)
     method.say(
         child,

@@ -81,12 +81,25 @@ class Clock:
     def left_s(self) -> float:
         return max(0.0, self._until - time.perf_counter())
 
-    def part_s(self, cases_left: int) -> float:
-        """What one of so many cases may take."""
-        return min(MOST_S, self.left_s() / max(1, cases_left))
+    def part(self, cases_left: int) -> Part:
+        """Of one of so many cases."""
+        return Part(min(MOST_S, self.left_s() / max(1, cases_left)), self._until)
 
 
-def in_turn(child: Any, target: str, clock: Clock, cases: Mapping[str, Callable[[float, int], None]]) -> None:
+class Part(NamedTuple):
+    """What one case may take of a share."""
+
+    seconds: float
+    """What it is meant to take; 0 where nothing is left."""
+    until: float
+    """When the share ends, by `time.perf_counter`."""
+
+    def most_s(self) -> float:
+        """What may be planned from now on: `PATIENCE`, and never more than is left of the share."""
+        return min(self.seconds * PATIENCE, self.until - time.perf_counter())
+
+
+def in_turn(child: Any, target: str, clock: Clock, cases: Mapping[str, Callable[[Part, int], None]]) -> None:
     """Measure every case once, then all of them again and again while one fits well by what it took before.
 
     A case is given its part of the time and the number of its pass, and says a result of each pass; whoever takes them
@@ -100,7 +113,7 @@ def in_turn(child: Any, target: str, clock: Clock, cases: Mapping[str, Callable[
             child.step(name, target)
             began = time.perf_counter()
             try:
-                measure(clock.part_s(1 if number else len(cases) - at), number)
+                measure(clock.part(1 if number else len(cases) - at), number)
                 took_s[name] = max(took_s.get(name, 0.0), time.perf_counter() - began)
             except (NoTime, RuntimeError) as error:
                 if not isinstance(error, NoTime) and not out_of_memory(error):
@@ -210,7 +223,7 @@ def open_device(child: Any, job: dict[str, Any], target: str = "") -> Device:
 def seconds_of(
     call: Callable[[int], Any],
     device: Device,
-    part_s: float,
+    part: Part,
     *,
     lead_s: float = LEAD_S,
     graphs: bool = True,
@@ -221,19 +234,19 @@ def seconds_of(
 
     Every buffer has had its turn when this returns. Without `graphs`, small work is not captured: work on two GPUs
     cannot be. `streams`: where else `call` puts work; a sample is over when it is done there too. Raises NoTime where
-    `part_s`, stretched by `PATIENCE`, does not hold `FEWEST` samples.
+    `part` does not hold `FEWEST` samples.
     """
     work = Work(call, streams)
-    one_s = warm_up(work, device, min(WARM_UP_S, part_s / 6), turns)
-    if one_s * FEWEST > part_s * PATIENCE:
-        raise NoTime(f"{FEWEST} samples of {one_s:.3f} s do not fit in {part_s:.2f} s")
+    one_s = warm_up(work, device, min(WARM_UP_S, part.seconds / 6), turns)
+    if one_s * FEWEST > part.most_s():
+        raise NoTime(f"{FEWEST} samples of {one_s:.3f} s do not fit in {part.seconds:.2f} s")
     calls = max(1, math.ceil(SAMPLE_S / one_s))
     in_graph = graphs and device.is_cuda and one_s < LAUNCH_BOUND_S
     if in_graph:
         calls = min(MOST_GRAPH_CALLS, max(calls, turns))
     sample_s = one_s * calls
-    leads = int(min(lead_s, part_s / 6) / sample_s)
-    samples = max(FEWEST, min(MOST, int(min(PASS_S, part_s * 0.7) / sample_s)))
+    leads = int(min(lead_s, part.seconds / 6) / sample_s)
+    samples = max(FEWEST, min(MOST, int(min(PASS_S, part.seconds * 0.7) / sample_s)))
     if in_graph:
         replay = graph_of(lambda: work.do(0, calls))
         return [seconds / calls for seconds in events(Work(lambda _: replay()), device, leads, samples, 1)]

@@ -55,11 +55,11 @@ def between_gpus(child: Any, job: dict[str, Any], method: Any) -> None:
         arrived[b].fill_(-1)
         torch.cuda.synchronize(b)
         try:
-            part_s = min(0.3, clock.part_s(len(todo) - at))
+            part = clock.part(len(todo) - at)
             seconds = method.seconds_of(
                 lambda _, a=a, b=b: arrived[b].copy_(sent[a], non_blocking=True),
                 devices[a],
-                part_s,
+                part._replace(seconds=min(0.3, part.seconds)),
                 lead_s=0.05,
                 graphs=False,
             )
@@ -103,7 +103,7 @@ def between_workers(child: Any, job: dict[str, Any], method: Any) -> None:
     for at, (a, b) in enumerate(todo):
         case = f"{a} to {b}"
         child.step(case)
-        samples = group.agree(f"pair {case}", lambda at=at: how_many(method, clock.part_s(len(todo) - at), size))
+        samples = group.agree(f"pair {case}", lambda at=at: how_many(method, clock.part(len(todo) - at).seconds, size))
         seconds = []
         arrived.fill_(-1)
         for _ in range(samples + 1 if samples else 0):
