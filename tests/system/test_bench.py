@@ -360,6 +360,14 @@ def test_a_file_that_nobody_takes_is_named_and_is_no_success(probe: Command, tmp
     assert ran.out.startswith("probe bench: ")
 
 
+@pytest.mark.parametrize("to", [(), ("--json", "-")], ids=["table", "json"])
+def test_a_result_that_stdout_does_not_take_is_no_success(probe: Command, to: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        with probe.started(argv(probe, "--only", "host", "--time", "6s", *to), stdout=full) as process:
+            _, err = process.communicate(timeout=60)
+    assert (3, "probe: the result could not be written to stdout\n") == (process.returncode, err)
+
+
 def test_a_run_that_failed_takes_no_baseline_s_place(probe: Command, saved: Path, tmp_path: Path) -> None:
     fake = fake_torch(tmp_path / "fake", "raise ImportError('gone')\n")
     before, other = saved.read_bytes(), tmp_path / "other.json"

@@ -104,10 +104,11 @@ def write_all(request: Request, report: Bench, budget: Budget, ending: Ending) -
         from probe.report.text import use_colour
 
         out = text.render(report, colour=use_colour(os.isatty(1), os.environ)).encode("utf-8", "replace")
-    write(1, out, max(time.monotonic() + LAST_WORDS_S, until))
+    if not write(1, out, max(time.monotonic() + LAST_WORDS_S, until)):
+        problems.append("the result could not be written to stdout")
     for line in (*problems, *kept, *request.loaded.warnings):
         write(2, f"probe: {line}\n".encode("utf-8", "replace"), time.monotonic() + LAST_WORDS_S)
-    return max(exits.code(CURRENT.column, "undetermined"), report.exit_code) if problems else report.exit_code
+    return exits.unwritten(CURRENT.column, report.exit_code) if problems else report.exit_code
 
 
 def to_save(path: str, report: Bench) -> tuple[str, list[str]]:
