@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import asyncssh
@@ -19,8 +19,9 @@ import pytest
 
 from probe.cluster import ssh
 from probe.cluster.hosts import Host
-from probe.cluster.launch import NotReached
+from probe.cluster.launch import FLOOD, Closed, NotReached
 from probe.config import UsageError
+from probe.worker.parent import MAX_REPLY_BYTES
 
 H1 = Host("h1", target="h1")
 
@@ -323,3 +324,27 @@ def test_a_connection_on_which_no_command_starts_is_ended(monkeypatch: pytest.Mo
         with pytest.raises(NotReached, match="no command was started there within"):
             anyio.run(main)
     assert connection.aborted
+
+
+class Talker:
+    """A command on a host that never ceases to say lines, each well within bounds."""
+
+    def __init__(self) -> None:
+        self.stdout = self.stderr = self
+
+    async def readuntil(self, end: bytes) -> bytes:
+        return b"x" * 1_000_000 + end
+
+    async def read(self, _: int) -> bytes:
+        return b""
+
+
+def test_an_agent_that_never_ceases_is_no_agent_any_more() -> None:
+    async def hear() -> None:
+        channel = ssh.SshChannel(cast(Any, None), Talker())
+        for _ in range(MAX_REPLY_BYTES // 1_000_001):
+            await channel.receive()
+        with pytest.raises(Closed, match=FLOOD):
+            await channel.receive()
+
+    anyio.run(hear)

@@ -75,8 +75,9 @@ def test_a_host_whose_interface_is_down_is_unreachable_and_nobody_else(lab: Lab)
 def test_what_is_missing_on_several_hosts_is_said_once(lab: Lab) -> None:
     """Another version on one, no probe on two: one cause for each, which names its hosts."""
     other = lab.folder / "other"
-    shutil.copytree(Path(report_gate.__file__).parents[2], other, ignore=shutil.ignore_patterns("__pycache__"))
-    version = other / "probe" / "__init__.py"
+    ours = Path(report_gate.__file__).parents[1]
+    shutil.copytree(ours, other / ours.name, ignore=shutil.ignore_patterns("__pycache__"))
+    version = other / ours.name / "__init__.py"
     version.write_text(version.read_text().replace("__version__ = ", "__version__ = '0.0.1'  # "))
     lab[1].start(PYTHONPATH=str(other))
     for host in (lab[2], lab[3]):
@@ -114,6 +115,16 @@ def test_a_config_that_verifies_nothing_is_refused(lab: Lab) -> None:
     ran = lab.run(argv)
     assert ran.code == 2
     assert "UserKnownHostsFile none" in ran.err
+
+
+def test_what_the_config_runs_for_a_host_and_hangs_is_that_host_s_alone(lab: Lab) -> None:
+    """The others are reached meanwhile, and what it ran is not left behind."""
+    config, hangs = lab.folder / "config", "sleep 86399"
+    config.write_text(f'Match originalhost h2 exec "{hangs}"\n  Compression no\n' + config.read_text())
+    ran = reach(lab, "--budget", "60s")
+    assert (1, {"SSH_FAILED": ["h2"]}, ["h1", "h3", "h4"]) == (ran.code, causes(ran), clean(ran))
+    assert "Match exec" in said(ran)["causes"][0]["summary"]
+    assert sh("pgrep", "-xf", hangs, check=False) == ""
 
 
 def test_hosts_behind_a_jump_host_are_reached_through_it(lab: Lab) -> None:

@@ -18,7 +18,7 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,15 +28,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from probe.cluster.hosts import Host, fold, named
-from probe.cluster.launch import BOOT, Channel, Closed, NotReached
+from probe.cluster.launch import BOOT, FLOOD, Channel, Closed, NotReached
 from probe.cluster.protocol import MAX_LINE_BYTES
 from probe.config import UsageError, shown
+from probe.worker.parent import MAX_REPLY_BYTES
 
 CONNECT_S = 10.0
 LOGIN_S = 15.0
 KEEPALIVE_S = 5.0
 KEEPALIVES = 3
 """A host that goes silent in the middle is noticed after 15 s; its agent leaves after 10 s without a tick."""
+CONFIG_S = 10.0
+"""For what the config runs for one host (``Match exec``)."""
 CLOSE_S = 1.0
 RESOLVE_S = 5.0
 RESOLVE_ALL_S = 10.0
@@ -256,6 +259,7 @@ class SshChannel:
     def __init__(self, connection: asyncssh.SSHClientConnection, process: Any) -> None:
         self._connection = connection
         self._process = process
+        self._heard_bytes = 0
         self._tail = bytearray()
         self._draining = asyncio.ensure_future(self._drain())
 
@@ -285,6 +289,9 @@ class SshChannel:
             raise Closed(f"the connection failed: {_said(error)}") from None
         if len(line) > MAX_LINE_BYTES:
             raise Closed("it sent a line that is too long")
+        self._heard_bytes += len(line)
+        if self._heard_bytes > MAX_REPLY_BYTES:
+            raise Closed(FLOOD)
         return line[:-1]
 
     async def _ended(self) -> str:
@@ -344,11 +351,11 @@ class SshLauncher:
         return SshChannel(connection, process)
 
     async def _connect(self, host: Host) -> asyncssh.SSHClientConnection:
-        try:
+        def read() -> tuple[Any, Way]:
             made = options(self._ssh, host)
-            way = jumps(self._ssh, made)
-        except UsageError as error:
-            raise NotReached("ssh", str(error)) from None
+            return made, jumps(self._ssh, made)
+
+        made, way = await _by_config(read)
         return await _login(host, made, await self._jump(way))
 
     async def _jump(self, way: Way) -> asyncssh.SSHClientConnection | None:
@@ -368,12 +375,22 @@ class SshLauncher:
         *before, hop = way
         through = await self._jump(tuple(before))
         try:
-            return await _login(hop, options(_as_jump(self._ssh), hop), through)
-        except UsageError as error:
-            raise NotReached("ssh", str(error)) from None
+            return await _login(hop, await _by_config(lambda: options(_as_jump(self._ssh), hop)), through)
         except NotReached as error:
             reason = f"jump_{error.reason.removeprefix('jump_')}"
             raise NotReached(reason, f"its jump host {hop.name}: {error.summary}") from None
+
+
+async def _by_config(read: Callable[[], Any]) -> Any:
+    """What the config says, read in a thread, since what it runs may hang. Raises NotReached."""
+    try:
+        with anyio.fail_after(CONFIG_S):
+            return await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
+    except TimeoutError:
+        words = f"what the ssh config runs for it (Match exec) was not done within {CONFIG_S:.0f} s"
+        raise NotReached("ssh", words) from None
+    except UsageError as error:
+        raise NotReached("ssh", str(error)) from None
 
 
 async def _login(host: Host, made: Any, through: Any) -> asyncssh.SSHClientConnection:

@@ -41,7 +41,7 @@ from probe.worker.parent import (
     Process,
     become_subreaper,
     bootstrap,
-    children_of_this_process,
+    end_strays,
     lingering,
 )
 
@@ -445,12 +445,9 @@ class Agent:
         self.say("report", job=job, report=report, text="")
 
     def _sweep(self) -> None:
-        """Kill what a killed torchrun, or a check, left to us: nobody waits for it, and it holds GPUs."""
+        """Kill what a killed torchrun, or a check, left to us."""
         self.swept_at = time.monotonic()
-        for pid in children_of_this_process() - {process.pid for process in self.children.alive}:
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, os.WNOHANG)
+        end_strays({process.pid for process in self.children.alive})
 
 
 def steering(command: "dict[str, Any]", address: str) -> "dict[str, str]":
