@@ -174,6 +174,7 @@ dist.init_process_group("gloo")
 ones = torch.ones(1)
 dist.all_reduce(ones)
 print(f"rank {dist.get_rank()} has trained with {int(ones)}", flush=True)
+dist.destroy_process_group()  # left to the interpreter's end, gloo's threads now and then abort the process
 """
 
 

@@ -362,9 +362,9 @@ def test_a_file_that_nobody_takes_is_named_and_is_no_success(probe: Command, tmp
 
 @pytest.mark.parametrize("to", [(), ("--json", "-")], ids=["table", "json"])
 def test_a_result_that_stdout_does_not_take_is_no_success(probe: Command, to: tuple[str, ...]) -> None:
-    with Path("/dev/full").open("wb") as full:
-        with probe.started(argv(probe, "--only", "host", "--time", "6s", *to), stdout=full) as process:
-            _, err = process.communicate(timeout=60)
+    words = argv(probe, "--only", "host", "--time", "6s", *to)
+    with Path("/dev/full").open("wb") as full, probe.started(words, stdout=full) as process:
+        _, err = process.communicate(timeout=60)
     assert (3, "probe: the result could not be written to stdout\n") == (process.returncode, err)
 
 

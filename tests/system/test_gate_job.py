@@ -46,9 +46,9 @@ def test_pods_that_can_work_together_train(lab: Lab, tmp_path: Path) -> None:
     user = job()["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
     found = pods.run(lab, job(), tmp_path, user=user, env=HERE, of_pods={})
     assert codes(found) == [[("gate", 0), ("train", 0)]] * 3, [pod.ended for pod in found]
-    assert sorted(pod.ended[1].output.splitlines()[-1] for pod in found) == [
-        f"rank {rank} {TRAINED} 3" for rank in range(3)
-    ]
+    # torchrun may say more, of a rendezvous whose host has left already
+    said = [line for pod in found for line in pod.ended[1].output.splitlines() if TRAINED in line]
+    assert sorted(said) == [f"rank {rank} {TRAINED} 3" for rank in range(3)]
     assert found[0].ended[0].output.startswith("ready: 3 hosts")
 
 
