@@ -10,10 +10,10 @@ from probe.cluster.ledger import Ledger, Problem
 from probe.cluster.localise import Result as Read
 from probe.cluster.model import HostState
 from probe.cluster.protocol import Ended, InfinibandPort
-from probe.cluster.trial import Trial, hear, read
+from probe.cluster.trial import HostHeard, Trial, hear, read
 from probe.config import UsageError
 from probe.measure import across, baseline, filing, hosts, limits
-from probe.measure.model import Host, Provenance
+from probe.measure.model import Done, Host, Provenance
 from probe.model import Record
 from tests.cluster.hearing import member, record
 from tests.measure import samples
@@ -41,6 +41,24 @@ def test_a_rank_that_ends_at_its_own_limit_accuses_nobody() -> None:
     hear(trial, trial.members[0], Ended(job=1, process="0", status=1, tail=tail))
     found: Read = read(trial)
     assert (False, (), "it was not done in time") == (found.ok, found.absent, found.note)
+
+
+@pytest.mark.parametrize(
+    ("ended", "expected"),
+    [
+        ({"out_of_time": True, "getting_on": True}, Done.DONE),
+        ({"out_of_time": True}, Done.FAIL),
+        ({"getting_on": True}, Done.FAIL),
+        (
+            {"out_of_time": True, "getting_on": True, "heard": {0: HostHeard(own="its rank was ended by SIGKILL")}},
+            Done.FAIL,
+        ),
+    ],
+    ids=["at work", "silent", "failed in time", "killed"],
+)
+def test_ranks_that_our_own_clock_ends_at_work_have_failed_at_nothing(ended: dict[str, Any], expected: Done) -> None:
+    found = Trial([member(0), member(1)], 1, processes=1, **ended)
+    assert across.outcome(found)[0] is expected
 
 
 # ---- what is believed ------------------------------------------------------------------------------------------------

@@ -515,9 +515,8 @@ class OneRank:
 
 
 def case(op: str, size: int = 4096) -> Any:
-    made = collective.Case(
-        Listener(), method, CPU, OneRank(), next(one for one in collective.OPS if one.name == op), size, {}
-    )
+    found = next(one for one in collective.OPS if one.name == op)
+    made = collective.Case(Listener(), method, CPU, OneRank(), found, size, collective.Plan(1))
     made._sent = torch.empty(made.op.sent(made.words, 2))
     made._got = torch.empty(made.op.received(made.words, 2))
     made._fill()

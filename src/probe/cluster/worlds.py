@@ -28,6 +28,8 @@ from probe.cluster.trial import HostHeard, Trial, hear
 
 GRACE_S = 1.5
 """After the first failure: gloo's peers notice a dead rank within 0.4 s (measured), and their words are evidence."""
+GETTING_ON_S = 4.0
+"""Whoever was silent for less before a limit was at work: one case of the bench may take as long."""
 ENDING_S = 1.0
 IMPORT_S = 20.0
 """An import of torch is silent while it lasts, and no word about a link: from a cold network disk it took 20 s, and on
@@ -267,8 +269,9 @@ class Tester:
 
     async def _follow(self, trial: Trial, stream: Stream) -> None:
         """Until all are done, or one has failed and the others had `GRACE_S`, or nothing comes any more."""
-        began = heard_at = time.monotonic()
-        with anyio.move_on_after(self._shape.pace.limit_s):
+        began = heard_at = spoke_at = time.monotonic()
+        over_at = 0.0
+        with anyio.move_on_after(self._shape.pace.limit_s) as limit:
             while not trial.done:
                 silent_s = time.monotonic() - heard_at
                 stall_s = self._company.stall_s(self._shape.pace.stall_s)
@@ -279,6 +282,12 @@ class Tester:
                 event = await stream.next(LOOK_S)
                 if event is not None and hear(trial, *event):
                     heard_at = time.monotonic()
+                    if trial.failed:
+                        over_at = over_at or heard_at
+                    elif isinstance(event[1], Heard):
+                        spoke_at = heard_at
+        trial.out_of_time |= limit.cancelled_caught
+        trial.getting_on = (over_at or time.monotonic()) - spoke_at < GETTING_ON_S
         if trial.done:
             self._company.done_s.append(time.monotonic() - began)
         trial.stalled = not (trial.done or trial.failed)

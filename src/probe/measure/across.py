@@ -29,7 +29,7 @@ from probe.cluster.ledger import Ledger
 from probe.cluster.member import Member
 from probe.cluster.model import HostState, Phase
 from probe.cluster.muster import Muster, Settings
-from probe.cluster.run import allow_connections, launcher
+from probe.cluster.run import STRAYS_S, allow_connections, launcher
 from probe.cluster.targets import CONCURRENCY, Named
 from probe.cluster.trial import Trial
 from probe.cluster.worlds import Company, Pace, Shape, Tester
@@ -39,7 +39,7 @@ from probe.measure.ending import Ending, defect, reason_of
 from probe.measure.model import Done, Program
 from probe.measure.request import Request
 from probe.model import Config
-from probe.worker.parent import Children
+from probe.worker.parent import Children, end_strays
 
 PROGRAM = shares.BY_NAME["collective"]
 SMALLEST_S = 5.0
@@ -120,14 +120,18 @@ class Measuring(Muster):
         course.trial = Trial(members, ledger.nproc, processes=ledger.nproc)
         tester = Tester(shape, Company(1, stall_s), self._jobs, seed=random.SystemRandom().randrange(1 << 20))
         await tester.measure(course.trial, child_s)
-        return self._ended(course.trial)
+        return outcome(course.trial)
 
-    def _ended(self, heard: Trial) -> tuple[Done, str]:
-        found = trial.read(heard)
-        if heard.done and not found.absent:
-            return Done.DONE, ""
-        own = [f"{member.name}: {words}" for member in heard.members if (words := heard.heard[member.index].own)]
-        return Done.FAIL, "; ".join(own) or f"{found.note or 'it did not end'}; probe gate finds out whose fault it is"
+
+def outcome(heard: Trial) -> tuple[Done, str]:
+    """How the measuring ended, and why."""
+    found = trial.read(heard)
+    if heard.done and not found.absent:
+        return Done.DONE, ""
+    if heard.out_of_time and heard.getting_on and not found.absent:
+        return Done.DONE, "no time: our own clock ended the last case"
+    own = [f"{member.name}: {words}" for member in heard.members if (words := heard.heard[member.index].own)]
+    return Done.FAIL, "; ".join(own) or f"{found.note or 'it did not end'}; probe gate finds out whose fault it is"
 
 
 def left_out(ledger: Ledger) -> str:
@@ -188,7 +192,11 @@ class AcrossRun:
 
     def leave(self, why: str) -> None:
         """Write what is known and leave; `why` as `Ending.leave` has it."""
-        self._ending.leave(why, lambda: self._write(why), self.children.kill)
+        self._ending.leave(why, lambda: self._write(why), self._clear_up)
+
+    def _clear_up(self) -> None:
+        self.children.kill()
+        end_strays(until=time.monotonic() + STRAYS_S)  # what the ssh config ran, and hangs
 
     def _end(self, *, late: bool = False) -> None:
         if self.progress is not None:

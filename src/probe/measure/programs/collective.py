@@ -12,6 +12,9 @@ so every sum is exact in any order; they are written anew before each sample, be
 After the timing one more call on fresh inputs is verified: every word of the result, on the device where that is
 large and a part of it on the host, all of it on the host otherwise.
 
+How far one run is from the next was measured between GPUs of one host: there each case has one long pass. Elsewhere
+nobody knows it, and passes must tell: all cases are measured again and again while one fits well by what it took.
+
 Every rank makes the same number of calls: rank 0 chooses. Standard library and torch only, Python >= 3.9.
 """
 
@@ -28,9 +31,10 @@ import torch.distributed as dist
 KIB = 1 << 10
 SIZES = {
     "cuda": tuple(KIB << shift for shift in (0, 10, 20, 2, 4, 6, 8, 12, 14, 16, 18, 22)),
-    "cpu": tuple(KIB << shift for shift in (0, 10, 14, 4, 6, 8, 12, 16)),
+    "cpu": tuple(KIB << shift for shift in (0, 10, 14, 4, 6, 8, 12)),
 }
-"""1 KiB to 4 GiB, in steps of four. In the order of what is missed most when time is short: the ends and the middle."""
+"""1 KiB to 4 GiB, in steps of four; through gloo to 16 MiB, from where on only the time grows. In the order of what is
+missed most when time is short: the ends and the middle."""
 GRAPH_BYTES = 1 << 20
 """Up to here launches would be most of the time (1 MiB over two H100: 56 GB/s by nccl-tests, 21 to 25 by torch)."""
 GRAPH_CALLS = 10
@@ -45,6 +49,8 @@ LATENCY_BYTES = 1 << 20
 """Below this the time is hardly that of the bytes."""
 AROUND = 3
 """The calls and fills of a case beside its samples: warm-up and verification."""
+PASSES = 3
+"""With so many a run can be compared (`FEWEST_PASSES` of measure/summary.py): the samples of the first leave room."""
 WHOLE_ON_HOST = 64 << 20
 PERIOD = 1 << 18
 """Words after which the inputs repeat: what the host must know of them."""
@@ -80,15 +86,36 @@ def main(child: Any, job: dict[str, Any], method: Any) -> None:
     group = child.load(job["group"]).join(child, job)
     sizes = dict.fromkeys(rounded(size, group.world) for size in SIZES[device.kind])
     cases = [(op, size) for size in sizes for op in OPS]
-    costs: dict[str, float] = {}
+    once = device.is_cuda and "meet" not in job
+    plan = Plan(1 if once else PASSES)
+    took_s: dict[tuple[Op, int], float] = {}
     over = False
     for at, (op, size) in enumerate(cases):
-        case = Case(child, method, device, group, op, size, costs)
-        over = over or not case.run(clock, len(cases) - at)
+        case = Case(child, method, device, group, op, size, plan)
+        began = time.perf_counter()
+        choice = OVER if over else case.run(clock, len(cases) - at)
+        over = choice == OVER
         if over:
             case.leave_out("no time")
+        if choice == MEASURE:
+            took_s[op, size] = time.perf_counter() - began
+    for _ in range(1, 1 if once else method.MOST_PASSES):
+        again = 0
+        for (op, size), one_s in took_s.items():
+            again += Case(child, method, device, group, op, size, plan).again(clock, len(took_s), one_s)
+        if not again:
+            break
     child.step("leaving the group")
     group.leave()
+
+
+class Plan:
+    """What the cases of one group know of each other."""
+
+    def __init__(self, passes: int) -> None:
+        self.passes = passes
+        self.costs: dict[str, float] = {}
+        """By operation: seconds a byte of one sample and what is around it."""
 
 
 def rounded(size: int, n: int) -> int:
@@ -99,36 +126,45 @@ def rounded(size: int, n: int) -> int:
 class Case:
     """One operation at one size."""
 
-    def __init__(
-        self, child: Any, method: Any, device: Any, group: Any, op: Op, size: int, costs: dict[str, float]
-    ) -> None:
-        self._child, self._method, self._device, self._group, self._costs = child, method, device, group, costs
+    def __init__(self, child: Any, method: Any, device: Any, group: Any, op: Op, size: int, plan: Plan) -> None:
+        self._child, self._method, self._device, self._group, self._plan = child, method, device, group, plan
         self.op = op
         self.words = size // 4
         self.size = size
         self.name = f"{op.name} {size_name(size)}"
         self._mine = self._pattern(group.rank, device.torch)
 
-    def run(self, clock: Any, cases_left: int) -> bool:
-        """Measure it, or leave it out; False: the share is used up, for this case and all that follow."""
+    def run(self, clock: Any, cases_left: int) -> int:
+        """Measure it, or leave it out; what was chosen. `OVER` is for this case and all that follow."""
         self._child.step(self.name)
         need = 4 * (self.op.sent(self.words, self._group.world) + self.op.received(self.words, self._group.world))
         part_s = clock.part(cases_left).seconds
         fits = need < self._device.free_bytes() / (1 if self._device.is_cuda else self._group.world)
-        known = self._costs.get(self.op.name, FIRST_GUESS[self._device.kind])
+        known = self._plan.costs.get(self.op.name, FIRST_GUESS[self._device.kind])
         holds = known * self.size * (self._method.FEWEST + AROUND) < clock.left_s() / 2
         choice = self.agree(OVER if not part_s else MEASURE if holds else NOT_THIS)
-        if choice == OVER:
-            return False
         if choice == NOT_THIS:
             self.leave_out("no time")
-        elif not self.agree(int(fits), all_ranks=True):
+        if choice != MEASURE:
+            return choice
+        if not self.agree(int(fits), all_ranks=True):
             self.leave_out("not enough memory")
-        else:
-            self._measure(clock, part_s)
-        return True
+            return NOT_THIS
+        if not self._measure(clock, part_s):
+            self.leave_out("no time")
+            return NOT_THIS
+        return MEASURE
 
-    def _measure(self, clock: Any, part_s: float) -> None:
+    def again(self, clock: Any, cases: int, took_s: float) -> bool:
+        """Measure it, one of so many, once more where that fits well by what it took before; whether it was."""
+        self._child.step(self.name)
+        part_s = clock.part(cases).seconds
+        if self.agree(MEASURE if clock.left_s() > self._method.AGAIN * took_s else NOT_THIS) == NOT_THIS:
+            return False
+        return self._measure(clock, part_s)
+
+    def _measure(self, clock: Any, part_s: float) -> bool:
+        """Say a result of one pass; False where there was no time for it after all."""
         began = time.perf_counter()
         self._sent = torch.empty(self.op.sent(self.words, self._group.world), device=self._device.torch)
         self._got = torch.empty(self.op.received(self.words, self._group.world), device=self._device.torch)
@@ -136,14 +172,15 @@ class Case:
         call = self._call()
         seconds = self._time(call, part_s, clock)
         if seconds is None:
-            self.leave_out("no time")
-            return
+            return False
         self._fill()
         call()
         self._device.synchronize()
         spent_s = (time.perf_counter() - began) / (len(seconds) + AROUND)
-        self._costs[self.op.name] = max(FIRST_GUESS[self._device.kind] / 10, spent_s / max(self.size, LATENCY_BYTES))
+        least_s = FIRST_GUESS[self._device.kind] / 10
+        self._plan.costs[self.op.name] = max(least_s, spent_s / max(self.size, LATENCY_BYTES))
         self._say(seconds, self._wrong())
+        return True
 
     def agree(self, number: int, *, all_ranks: bool = False) -> int:
         """What rank 0 says, or the least that any rank says: every rank must make the same calls."""
@@ -189,7 +226,8 @@ class Case:
         fewest_s = self._method.FEWEST * sample_s
         # the patience is for what other cases left over: the last ones have no more than what is left
         fits = fewest_s < part_s * self._method.PATIENCE and fewest_s + AROUND * sample_s < clock.left_s()
-        samples = self.agree(max(self._method.FEWEST, min(MOST_SAMPLES, int(0.7 * part_s / sample_s))) if fits else 0)
+        most = min(MOST_SAMPLES, int(0.7 * part_s / self._plan.passes / sample_s))
+        samples = self.agree(max(self._method.FEWEST, most) if fits else 0)
         if not samples:
             return None
         if not in_graph:
