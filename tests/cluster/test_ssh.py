@@ -84,6 +84,14 @@ def test_the_config_names_the_real_host_its_user_and_port(tmp_path: Path) -> Non
     assert ("you", 2200) == (made.username, made.port)
 
 
+def test_the_quickest_cipher_comes_first_unless_the_config_names_others(tmp_path: Path) -> None:
+    first, *others = ssh.options(prepare(), H1).encryption_algs
+    assert (b"aes128-gcm@openssh.com", True) == (first, b"chacha20-poly1305@openssh.com" in others)
+    config = tmp_path / "config"
+    config.write_text("Host h1\n  Ciphers aes256-ctr\n")
+    assert [b"aes256-ctr"] == ssh.options(prepare(config=str(config)), H1).encryption_algs
+
+
 def test_a_key_is_read_once_and_handed_over_as_an_object(tmp_path: Path) -> None:
     found = prepare(identities=(key(tmp_path / "key"),))
     assert found.keys is not None

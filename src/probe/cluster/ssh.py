@@ -48,6 +48,9 @@ SEND_S = 5.0
 RETRY_S = 1.0
 """After sshd dropped a connection: MaxStartups refuses at random while many log in at once."""
 TAIL_BYTES = 4096
+CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+"""Before the others: AEADs like asyncssh's first choice, but one call of OpenSSL for a packet, where ChaCha20-Poly1305
+is six: 8 ms of CPU for each host instead of 12 (200 hosts, a slow core)."""
 USUAL_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 USUAL_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 NONE = "none"
@@ -67,6 +70,8 @@ class Ssh(Struct, frozen=True):
     """None: what the config says for each host."""
     known_hosts: Any
     """None: what the config says, else the usual file."""
+    ciphers: str
+    """Empty: what the config says for each host."""
     config: tuple[str, ...] | None
     """None: no config is read."""
     python: str
@@ -99,6 +104,7 @@ def prepare(
         named_keys=bool(identities),
         keys=tuple(map(_key, identities)) if identities else None if "identityfile" in words else _usual_keys(),
         known_hosts=_known_hosts(known_hosts, by_config="knownhostsfile" in words),
+        ciphers="" if "ciphers" in words else CIPHERS,
         config=paths,
         python=python,
     )
@@ -107,7 +113,7 @@ def prepare(
 
 
 def _words_of(paths: Sequence[str] | None) -> str:
-    """The config in lower case, to see whether it names keys or known hosts: those are read for each host then."""
+    """The config in lower case, to see what it names: that is read for each host then."""
     text = ""
     for path in paths or ():
         try:
@@ -115,7 +121,7 @@ def _words_of(paths: Sequence[str] | None) -> str:
                 text += file.read(1 << 20).lower()
         except OSError as error:
             raise UsageError(f"{shown(path)}: {error.strerror}", "--ssh-config", "a file, or none") from None
-    return text + ("identityfile knownhostsfile" if "include" in text else "")
+    return text + ("identityfile knownhostsfile ciphers" if "include" in text else "")
 
 
 def _usual_keys() -> tuple[Any, ...]:
@@ -184,6 +190,8 @@ def options(ssh: Ssh, host: Host) -> asyncssh.SSHClientConnectionOptions:
         given["client_keys"] = list(ssh.keys)
     if ssh.named_keys:
         given["agent_path"] = None
+    if ssh.ciphers:
+        given["encryption_algs"] = ssh.ciphers
     if ssh.known_hosts is not None:
         given["known_hosts"] = ssh.known_hosts
     try:
