@@ -28,6 +28,21 @@ def test_the_sum_in_any_order_is_the_closed_form(name: str, kind: str, ranks: in
     assert torch.equal(backwards.view(form.word), wanted)
 
 
+@pytest.mark.parametrize("start", [1, 7, 4990])
+@pytest.mark.parametrize("ranks", [1, 3, 4, 700])
+@pytest.mark.parametrize("kind", ["routed", "dense"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_later_part_is_what_the_whole_holds_there(name: str, kind: str, ranks: int, start: int) -> None:
+    """Large buffers are made and compared in parts."""
+    form = FORMATS[name]
+    later = INDEX[start:]
+    for part, whole in (
+        (sent(kind, form, later, ranks - 1, ranks, 7), sent(kind, form, INDEX, ranks - 1, ranks, 7)),
+        (expected(kind, form, later, ranks, 7), expected(kind, form, INDEX, ranks, 7)),
+    ):
+        assert torch.equal(part.view(form.word), whole[start:].view(form.word))
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_routed_words_use_every_bit_of_sign_and_mantissa(name: str) -> None:
     form = FORMATS[name]

@@ -7,13 +7,15 @@
 
 Routed words exercise every bit of sign and mantissa on the way, dense ones the adders; fp32, bf16 and int64 hold both
 exactly, so the result is compared as words, with ``==``. The owner of a wrong routed word tells whose bytes it was.
-All of it depends on the iteration: data that stays in a buffer from the last one is wrong in the next.
+All of it depends on the iteration: data that stays in a buffer from the last one is wrong in the next. `index` is of
+words in a row wherever data is made: what repeats is then made once.
 
 Standard library and torch only, Python >= 3.9.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -73,8 +75,9 @@ def owners(index: torch.Tensor, ranks: int, iteration: int) -> torch.Tensor:
 
 def routed(form: Format, index: torch.Tensor, rank: int, ranks: int, iteration: int) -> torch.Tensor:
     """What `rank` sends: its own words, and 0 where another rank is the owner."""
-    words = routed_words(form, index, iteration)
-    words = torch.where(owners(index, ranks, iteration) == rank, words, torch.zeros_like(words))
+    words = torch.zeros(len(index), dtype=form.word, device=index.device)
+    first = (rank - iteration - int(index[0])) % ranks
+    words[first::ranks] = routed_words(form, index[first::ranks], iteration)
     return words.view(form.dtype)
 
 
@@ -82,22 +85,34 @@ def _blocks(ranks: int) -> int:
     return (ranks + BLOCK - 1) // BLOCK
 
 
+def _repeated(make: Callable[[torch.Tensor], torch.Tensor], index: torch.Tensor, period: int) -> torch.Tensor:
+    """What `make` gives for these indices, and gives again after each `period` of them."""
+    once = make(index[:period])
+    return once.repeat((len(index) + period - 1) // period)[: len(index)]
+
+
 def dense(form: Format, index: torch.Tensor, rank: int, ranks: int, iteration: int) -> torch.Tensor:
     """What `rank` sends: -1, 0 or 1 where its block of ranks has its turn, else 0."""
-    turn = index % _blocks(ranks) == rank // BLOCK
-    entry = torch.where(turn, (index + rank + iteration) % 3 - 1, torch.zeros_like(index))
-    return entry.to(form.dtype)
+
+    def entries(index: torch.Tensor) -> torch.Tensor:
+        turn = index % _blocks(ranks) == rank // BLOCK
+        return torch.where(turn, (index + rank + iteration) % 3 - 1, torch.zeros_like(index)).to(form.dtype)
+
+    return _repeated(entries, index, 3 * _blocks(ranks))
 
 
 def dense_sum(form: Format, index: torch.Tensor, ranks: int, iteration: int) -> torch.Tensor:
     """The sum over all ranks: of three ranks in a row it is 0, so at most two of a block are left over."""
-    first = index % _blocks(ranks) * BLOCK
-    left = (torch.clamp(first + BLOCK, max=ranks) - first) % 3
-    start = index + first + iteration
-    one = start % 3 - 1
-    two = one + (start + 1) % 3 - 1
-    total = torch.where(left == 1, one, torch.where(left == 2, two, torch.zeros_like(one)))
-    return total.to(form.dtype)
+
+    def sums(index: torch.Tensor) -> torch.Tensor:
+        first = index % _blocks(ranks) * BLOCK
+        left = (torch.clamp(first + BLOCK, max=ranks) - first) % 3
+        start = index + first + iteration
+        one = start % 3 - 1
+        two = one + (start + 1) % 3 - 1
+        return torch.where(left == 1, one, torch.where(left == 2, two, torch.zeros_like(one))).to(form.dtype)
+
+    return _repeated(sums, index, 3 * _blocks(ranks))
 
 
 def sent(kind: str, form: Format, index: torch.Tensor, rank: int, ranks: int, iteration: int) -> torch.Tensor:
