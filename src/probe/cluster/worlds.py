@@ -268,11 +268,11 @@ class Tester:
     # -- hearing a group out ------------------------------------------------------------------------------------------
 
     async def _follow(self, trial: Trial, stream: Stream) -> None:
-        """Until all are done, or one has failed and the others had `GRACE_S`, or nothing comes any more."""
+        """Until all are done or gone, or one has failed and the others had `GRACE_S`, or nothing comes any more."""
         began = heard_at = spoke_at = time.monotonic()
         over_at = 0.0
         with anyio.move_on_after(self._shape.pace.limit_s) as limit:
-            while not trial.done:
+            while not trial.done and len(trial.over) < len(trial.members):
                 silent_s = time.monotonic() - heard_at
                 stall_s = self._company.stall_s(self._shape.pace.stall_s)
                 if trial.importing:
