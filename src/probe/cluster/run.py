@@ -34,10 +34,8 @@ from probe.cluster.targets import Named
 from probe.measure import files
 from probe.output import write
 from probe.state import default_path
-from probe.worker.parent import Children, end_strays
+from probe.worker.parent import Children
 
-STRAYS_S = 0.2
-"""Until killed strays and what they leave behind are gone."""
 LAUNCH_SHARE = 0.6 * REACH_SHARE
 """Of the budget, for the first start of a step: the second, without the nodes that gave no answer, must fit too."""
 
@@ -103,7 +101,6 @@ class GateRun:
                 raise
         finally:
             self.children.kill()
-            end_strays(until=time.monotonic() + STRAYS_S)  # what the ssh config ran, and hangs
             os._exit(self._code)
 
     def _report(self, why: str) -> None:

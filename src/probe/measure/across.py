@@ -29,7 +29,7 @@ from probe.cluster.ledger import Ledger
 from probe.cluster.member import Member
 from probe.cluster.model import HostState, Phase
 from probe.cluster.muster import Muster, Settings
-from probe.cluster.run import STRAYS_S, allow_connections, launcher
+from probe.cluster.run import allow_connections, launcher
 from probe.cluster.targets import CONCURRENCY, Named
 from probe.cluster.trial import Trial
 from probe.cluster.worlds import Company, Pace, Shape, Tester
@@ -39,7 +39,7 @@ from probe.measure.ending import Ending, defect, reason_of
 from probe.measure.model import Done, Program
 from probe.measure.request import Request
 from probe.model import Config
-from probe.worker.parent import Children, end_strays
+from probe.worker.parent import Children
 
 PROGRAM = shares.BY_NAME["collective"]
 SMALLEST_S = 5.0
@@ -192,11 +192,7 @@ class AcrossRun:
 
     def leave(self, why: str) -> None:
         """Write what is known and leave; `why` as `Ending.leave` has it."""
-        self._ending.leave(why, lambda: self._write(why), self._clear_up)
-
-    def _clear_up(self) -> None:
-        self.children.kill()
-        end_strays(until=time.monotonic() + STRAYS_S)  # what the ssh config ran, and hangs
+        self._ending.leave(why, lambda: self._write(why), self.children.kill)
 
     def _end(self, *, late: bool = False) -> None:
         if self.progress is not None:

@@ -41,7 +41,7 @@ from probe.worker.parent import (
     Process,
     become_subreaper,
     bootstrap,
-    end_strays,
+    children_of_this_process,
     lingering,
 )
 
@@ -445,9 +445,12 @@ class Agent:
         self.say("report", job=job, report=report, text="")
 
     def _sweep(self) -> None:
-        """Kill what a killed torchrun, or a check, left to us."""
+        """Kill what a killed torchrun, or a check, left to us: nobody waits for it, and it holds GPUs."""
         self.swept_at = time.monotonic()
-        end_strays({process.pid for process in self.children.alive})
+        for pid in children_of_this_process() - {process.pid for process in self.children.alive}:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, os.WNOHANG)
 
 
 def steering(command: "dict[str, Any]", address: str) -> "dict[str, str]":

@@ -24,7 +24,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -34,7 +33,6 @@ MAX_REPLY_BYTES = 8 << 20
 """A worker says a few KiB; one that says this much is flooding and is killed."""
 TAIL_BYTES = 8192
 READ_BYTES = 1 << 16
-STRAY_POLL_S = 0.01
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -556,21 +554,6 @@ def children_of_this_process() -> set[int]:
     except OSError:  # no descriptor left to ask with: those that are known are killed all the same
         return found
     return found
-
-
-def end_strays(known: AbstractSet[int] = frozenset(), until: float = 0.0) -> None:
-    """Kill the children that are none of `known`: nobody waits for them, and they may hold GPUs.
-
-    Once, and again until the `time.monotonic` value: what a killed one leaves behind becomes ours (`become_subreaper`).
-    """
-    while strays := children_of_this_process() - known:
-        for pid in strays:
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, os.WNOHANG)
-        if time.monotonic() >= until:
-            return
-        time.sleep(STRAY_POLL_S)
 
 
 def _reap(pidfd: int) -> Exit | None:
