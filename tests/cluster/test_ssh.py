@@ -175,6 +175,24 @@ def test_a_config_that_runs_what_hangs_is_left_to_the_run(tmp_path: Path) -> Non
         os.close(writer)
 
 
+def test_hosts_for_which_the_config_hangs_take_no_thread_from_others() -> None:
+    """More of them than threads that anyio lends by default."""
+    released = threading.Event()
+
+    async def main() -> str:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(ssh._by_config, lambda: released.wait(60))
+            await anyio.wait_all_tasks_blocked()
+            with anyio.fail_after(WELL_BEFORE_S / 2):
+                found = str(await ssh._by_config(lambda: "read"))
+            tasks.cancel_scope.cancel()
+        return found
+
+    with let_go(released.set):
+        assert anyio.run(main) == "read"
+
+
 def behind(tmp_path: Path, text: str) -> ssh.Ssh:
     config = tmp_path / "config"
     config.write_text(text)

@@ -11,10 +11,10 @@ from trio.testing import MockClock
 from probe.cluster import worlds
 from probe.cluster.hosts import Host
 from probe.cluster.member import Member
-from probe.cluster.protocol import Reached
+from probe.cluster.protocol import AnyMessage, Ended, Reached
 from probe.cluster.trial import Trial
-from probe.cluster.worlds import Company, Shape
-from tests.cluster.hearing import facts
+from probe.cluster.worlds import Company, Pace, Shape
+from tests.cluster.hearing import facts, record
 
 TAKEN = "Address already in use"
 
@@ -72,3 +72,64 @@ def test_a_port_that_was_held_for_no_world_is_given_back() -> None:
     members = [member(0), member(1), *(member(index, reaches=False) for index in (2, 3, 4))]
     assert ["h1", "h2"] == world(*members).no_rendezvous
     assert [set()] * 5 == [cast(Saying, one.channel).held for one in members]
+
+
+class Script:
+    """A stream of events at their times, in seconds from the start of the group; nobody may wait for more."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *events: tuple[float, int, AnyMessage]) -> None:
+        self.now = 100.0
+        self._left = [(self.now + at, index, message) for at, index, message in events]
+        self.members = [member(0), member(1)]
+        monkeypatch.setattr("probe.cluster.worlds.time.monotonic", lambda: self.now)
+
+    async def next(self, _: float) -> tuple[Member, AnyMessage]:
+        assert self._left, "waited for what can never come"
+        self.now, index, message = self._left.pop(0)
+        return self.members[index], message
+
+    def followed(self, limit_s: float) -> Trial:
+        async def main() -> Trial:
+            trial = Trial(self.members, 1, processes=1)
+            shape = Shape("gloo", 1, pace=Pace(stall_s=60.0, limit_s=limit_s))
+            await worlds.Tester(shape, Company(1, 60.0), count(1), seed=1)._follow(trial, cast(Any, self))
+            return trial
+
+        return anyio.run(main)
+
+
+@pytest.fixture
+def _no_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def finish(trial: Trial, stream: Any) -> None: ...
+
+    monkeypatch.setattr(worlds, "_finish", finish)
+
+
+STEP = record("step", "all_reduce 16 MiB", rank=0)
+FAILED = record("failed", "Connection closed by peer", rank=0, kind="RuntimeError")
+CRASHED = Ended(job=1, process="0", status=1, tail="RuntimeError: x")
+AT_LIMIT = Ended(job=1, process="0", status=1, tail="Timeout (0:00:20)!\n")
+
+
+@pytest.mark.usefixtures("_no_finish")
+def test_a_group_whose_processes_have_all_ended_is_waited_for_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = Script(monkeypatch, (1.0, 0, STEP), (2.0, 0, CRASHED), (2.1, 1, CRASHED)).followed(20.0)
+    assert (True, False, False) == (heard.failed, heard.done, heard.out_of_time)
+
+
+@pytest.mark.usefixtures("_no_finish")
+@pytest.mark.parametrize(
+    ("events", "out_of_time", "getting_on"),
+    [
+        ([(19.0, 0, STEP), (19.6, 0, AT_LIMIT), (19.7, 1, AT_LIMIT)], True, True),
+        ([(19.0, 0, STEP), (19.6, 0, FAILED), (19.7, 0, CRASHED), (19.7, 1, AT_LIMIT)], True, True),
+        ([(14.0, 0, STEP), (19.6, 0, AT_LIMIT), (19.7, 1, AT_LIMIT)], True, False),
+        ([(17.0, 0, STEP), (18.2, 0, FAILED), (18.3, 0, CRASHED), (19.6, 1, AT_LIMIT)], False, True),
+    ],
+    ids=["at work", "missed the others", "silent", "failed before"],
+)
+def test_who_is_ended_by_our_own_limit_is_known(
+    monkeypatch: pytest.MonkeyPatch, events: list[tuple[float, int, AnyMessage]], out_of_time: bool, getting_on: bool
+) -> None:
+    heard = Script(monkeypatch, *events).followed(20.0)
+    assert (out_of_time, getting_on) == (heard.out_of_time, heard.getting_on)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +18,12 @@ PROGRAMS = Path(probe.measure.__file__).parent / "programs"
 
 
 def load(name: str) -> ModuleType:
-    """As a child does: by its path."""
-    spec = importlib.util.spec_from_file_location(f"bench_{name}", PROGRAMS / f"{name}.py")
+    return load_path(str(PROGRAMS / f"{name}.py"))
+
+
+def load_path(path: str) -> ModuleType:
+    """As a child does."""
+    spec = importlib.util.spec_from_file_location(f"bench_{Path(path).stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -538,6 +543,26 @@ RIGHT: dict[str, Callable[[Any], torch.Tensor]] = {
     "all_to_all": lambda made: torch.cat([one[made.words // 2 :] for one in patterns(made)]),
     "broadcast": lambda made: patterns(made)[0],
 }
+
+
+@pytest.mark.parametrize(("share_s", "expected"), [(3.0, 3), (0.0, 0)])
+def test_collectives_come_in_passes_and_without_time_in_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share_s: float, expected: int
+) -> None:
+    """One rank, by gloo, with so much time that every case has three."""
+    listener = Listener()
+    listener.load = load_path  # type: ignore[attr-defined]
+    monkeypatch.setitem(collective.SIZES, "cpu", (1024,))
+    place = {"rank": 0, "world": 1, "store": str(tmp_path / "store"), "limit_s": 30.0}
+    job = {"device": "cpu", "share_s": share_s, "group": str(PROGRAMS / "group.py"), **place}
+    try:
+        collective.main(listener, job, method)
+    finally:
+        torch.distributed.destroy_process_group()
+    counts = Counter(result["case"] for result in listener.of("result"))
+    assert {count for count in counts.values() if count < expected} == set(), counts
+    assert len(counts) == (len(collective.OPS) if expected else 0)
+    assert bool(listener.of("left")) is not bool(expected)
 
 
 @pytest.mark.parametrize("op", RIGHT)

@@ -88,7 +88,7 @@ class Trial(Struct):
     """The host whose failure was heard first, by index."""
     stalled: bool = False
     out_of_time: bool = False
-    """A limit of our own ended it."""
+    """It ended at our own limit: who was ended by it, and who then missed the others, failed at nothing."""
     getting_on: bool = False
     """Some rank had said something shortly before the end."""
     unreached: list[str] = field(default_factory=list)
@@ -225,7 +225,6 @@ def _ended(trial: Trial, member: Member, host: HostHeard, message: Ended) -> Non
             _fails(trial, member)
     elif message.tail.startswith(OWN_LIMIT):
         host.said = host.said or "it was not done in time"
-        trial.out_of_time = True
         _fails(trial, member)
     elif message.status and message.process != "torchrun" and not any(rank.failed for rank in host.ranks.values()):
         _against(trial, member, "rank_failed", f"its rank ended with status {message.status}{_last(message.tail)}")

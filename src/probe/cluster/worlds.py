@@ -30,6 +30,8 @@ GRACE_S = 1.5
 """After the first failure: gloo's peers notice a dead rank within 0.4 s (measured), and their words are evidence."""
 GETTING_ON_S = 4.0
 """Whoever was silent for less before a limit was at work: one case of the bench may take as long."""
+LIMIT_S = 1.0
+"""Ranks end themselves at the same limit, from their own start: so much may lie between them."""
 ENDING_S = 1.0
 IMPORT_S = 20.0
 """An import of torch is silent while it lasts, and no word about a link: from a cold network disk it took 20 s, and on
@@ -271,7 +273,7 @@ class Tester:
         """Until all are done or gone, or one has failed and the others had `GRACE_S`, or nothing comes any more."""
         began = heard_at = spoke_at = time.monotonic()
         over_at = 0.0
-        with anyio.move_on_after(self._shape.pace.limit_s) as limit:
+        with anyio.move_on_after(self._shape.pace.limit_s):
             while not trial.done and len(trial.over) < len(trial.members):
                 silent_s = time.monotonic() - heard_at
                 stall_s = self._company.stall_s(self._shape.pace.stall_s)
@@ -286,8 +288,9 @@ class Tester:
                         over_at = over_at or heard_at
                     elif isinstance(event[1], Heard):
                         spoke_at = heard_at
-        trial.out_of_time |= limit.cancelled_caught
-        trial.getting_on = (over_at or time.monotonic()) - spoke_at < GETTING_ON_S
+        over_at = over_at or time.monotonic()
+        trial.out_of_time = not trial.done and over_at - began > self._shape.pace.limit_s - LIMIT_S
+        trial.getting_on = over_at - spoke_at < GETTING_ON_S
         if trial.done:
             self._company.done_s.append(time.monotonic() - began)
         trial.stalled = not (trial.done or trial.failed)

@@ -225,7 +225,7 @@ class AcrossRun:
             (program,),
             tuple(filed.results),
             tuple(self.ledger.notes),
-            broken_off=status is Done.FAIL,
+            broken_off=status is Done.FAIL or bool(course.trial and course.trial.out_of_time),
         )
 
     def _with_host(self, words: str) -> str:

@@ -269,6 +269,7 @@ class Session:
             except NoTime as error:
                 measured = any(one.program == entry.name for one in self.results)
                 status, reason = Done.DONE if measured else Done.SKIP, f"no time: {error}"
+                self._broken_off |= measured  # what it had no time to leave out by name is missing
             except Failed as error:
                 status, reason, self._broken_off = Done.FAIL, str(error), True
         ended = time.monotonic()

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -88,25 +88,34 @@ def main(child: Any, job: dict[str, Any], method: Any) -> None:
     cases = [(op, size) for size in sizes for op in OPS]
     once = device.is_cuda and "meet" not in job
     plan = Plan(1 if once else PASSES)
-    took_s: dict[tuple[Op, int], float] = {}
-    over = False
-    for at, (op, size) in enumerate(cases):
-        case = Case(child, method, device, group, op, size, plan)
-        began = time.perf_counter()
-        choice = OVER if over else case.run(clock, len(cases) - at)
-        over = choice == OVER
-        if over:
-            case.leave_out("no time")
-        if choice == MEASURE:
-            took_s[op, size] = time.perf_counter() - began
+
+    def case(op: Op, size: int) -> Case:
+        return Case(child, method, device, group, op, size, plan)
+
+    took_s = first_pass(case, cases, clock)
     for _ in range(1, 1 if once else method.MOST_PASSES):
-        again = 0
-        for (op, size), one_s in took_s.items():
-            again += Case(child, method, device, group, op, size, plan).again(clock, len(took_s), one_s)
-        if not again:
-            break
+        for (op, size), one_s in list(took_s.items()):
+            if not case(op, size).again(clock, len(took_s), one_s):
+                del took_s[op, size]
     child.step("leaving the group")
     group.leave()
+
+
+def first_pass(
+    case: Callable[[Op, int], Case], cases: Sequence[tuple[Op, int]], clock: Any
+) -> dict[tuple[Op, int], float]:
+    """Measure each once, or leave it out; how long each took that was measured."""
+    took_s = {}
+    over = False
+    for at, (op, size) in enumerate(cases):
+        this, began = case(op, size), time.perf_counter()
+        choice = OVER if over else this.run(clock, len(cases) - at)
+        over = choice == OVER
+        if over:
+            this.leave_out("no time")
+        if choice == MEASURE:
+            took_s[op, size] = time.perf_counter() - began
+    return took_s
 
 
 class Plan:
@@ -137,9 +146,7 @@ class Case:
     def run(self, clock: Any, cases_left: int) -> int:
         """Measure it, or leave it out; what was chosen. `OVER` is for this case and all that follow."""
         self._child.step(self.name)
-        need = 4 * (self.op.sent(self.words, self._group.world) + self.op.received(self.words, self._group.world))
         part_s = clock.part(cases_left).seconds
-        fits = need < self._device.free_bytes() / (1 if self._device.is_cuda else self._group.world)
         known = self._plan.costs.get(self.op.name, FIRST_GUESS[self._device.kind])
         holds = known * self.size * (self._method.FEWEST + AROUND) < clock.left_s() / 2
         choice = self.agree(OVER if not part_s else MEASURE if holds else NOT_THIS)
@@ -147,7 +154,7 @@ class Case:
             self.leave_out("no time")
         if choice != MEASURE:
             return choice
-        if not self.agree(int(fits), all_ranks=True):
+        if not self._fits():
             self.leave_out("not enough memory")
             return NOT_THIS
         if not self._measure(clock, part_s):
@@ -156,12 +163,21 @@ class Case:
         return MEASURE
 
     def again(self, clock: Any, cases: int, took_s: float) -> bool:
-        """Measure it, one of so many, once more where that fits well by what it took before; whether it was."""
+        """Measure it, one of so many, once more where that fits well by what it took before; whether it was.
+
+        Where it was not it never will be: the time grows no longer.
+        """
         self._child.step(self.name)
         part_s = clock.part(cases).seconds
         if self.agree(MEASURE if clock.left_s() > self._method.AGAIN * took_s else NOT_THIS) == NOT_THIS:
             return False
-        return self._measure(clock, part_s)
+        return self._fits() and self._measure(clock, part_s)
+
+    def _fits(self) -> bool:
+        """Whether every rank has the memory for it."""
+        need = 4 * (self.op.sent(self.words, self._group.world) + self.op.received(self.words, self._group.world))
+        free = self._device.free_bytes() / (1 if self._device.is_cuda else self._group.world)
+        return bool(self.agree(int(need < free), all_ranks=True))
 
     def _measure(self, clock: Any, part_s: float) -> bool:
         """Say a result of one pass; False where there was no time for it after all."""
@@ -226,7 +242,7 @@ class Case:
         fewest_s = self._method.FEWEST * sample_s
         # the patience is for what other cases left over: the last ones have no more than what is left
         fits = fewest_s < part_s * self._method.PATIENCE and fewest_s + AROUND * sample_s < clock.left_s()
-        most = min(MOST_SAMPLES, int(0.7 * part_s / self._plan.passes / sample_s))
+        most = min(MOST_SAMPLES // self._plan.passes, int(0.7 * part_s / self._plan.passes / sample_s))
         samples = self.agree(max(self._method.FEWEST, most) if fits else 0)
         if not samples:
             return None
