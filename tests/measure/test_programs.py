@@ -43,6 +43,7 @@ def part(seconds: float) -> Any:
 class Listener:
     def __init__(self) -> None:
         self.said: list[dict[str, Any]] = []
+        self.load: Callable[[str], Any] = load_path
 
     def step(self, name: str, target: str = "") -> None: ...
 
@@ -236,7 +237,7 @@ class Pair:
 
 def between_workers(monkeypatch: pytest.MonkeyPatch, rank: int, pair: Pair) -> Listener:
     listener = Listener()
-    listener.load = pair.load  # type: ignore[attr-defined]
+    listener.load = pair.load
     monkeypatch.setitem(peer.SIZES, "cpu", 1 << 20)
     monkeypatch.setattr(torch.distributed, "send", lambda tensor, to: None)
     monkeypatch.setattr(torch.distributed, "recv", pair.recv)
@@ -551,7 +552,6 @@ def test_collectives_come_in_passes_and_without_time_in_none(
 ) -> None:
     """One rank, by gloo, with so much time that every case has three."""
     listener = Listener()
-    listener.load = load_path  # type: ignore[attr-defined]
     monkeypatch.setitem(collective.SIZES, "cpu", (1024,))
     place = {"rank": 0, "world": 1, "store": str(tmp_path / "store"), "limit_s": 30.0}
     job = {"device": "cpu", "share_s": share_s, "group": str(PROGRAMS / "group.py"), **place}
