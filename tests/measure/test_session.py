@@ -9,6 +9,7 @@ import pytest
 from probe import config
 from probe.checks import load as load_checks
 from probe.measure import shares
+from probe.measure.model import Done
 from probe.measure.request import Request
 from probe.measure.session import Failed, NoTime, Session, argv_of_check
 from probe.model import Record
@@ -132,6 +133,26 @@ def test_whom_our_own_clock_ends_while_it_gets_on_had_no_time_and_who_fell_silen
         session.talk._take(process, session.talk.heard[process], b'{"key": "step", "text": "bf16 2048"}')
         session.talk.end([process], 10.0)
         assert type(session._failure([process], 0.0)) is expected
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_program_that_was_cut_short_is_done_and_the_run_no_baseline(
+    monkeypatch: pytest.MonkeyPatch, measured: bool
+) -> None:
+    """What it had no time to leave out by name is missing; a program that got none at all is skipped, as always."""
+    session = of_two_gpus()
+
+    def cut(share_s: float) -> str:
+        if measured:
+            session.results = [one for one in samples.run(1).results if one.program == "startup"]
+        raise NoTime("torch gave no answer")
+
+    monkeypatch.setattr(session, "_steps", lambda: {"startup": cut})
+    session._run(shares.BY_NAME["startup"], [])
+    (program,) = session.programs
+    assert program.status is (Done.DONE if measured else Done.SKIP)
+    assert program.reason == "no time: torch gave no answer"
+    assert session.report("").partial is measured
 
 
 def test_what_is_filed_is_no_longer_current() -> None:
